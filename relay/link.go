@@ -163,7 +163,9 @@ func (l *link) write(what saying) error {
 	switch {
 	case err == nil && what.then != nil:
 		what.then()
-	case err != nil && l.stream.onePacket(err): // a datagram: the peer may come later
+	case isGone(err): // what the peer said before it went is still to be read, and tells more
+		err = nil
+	case l.stream.onePacket(err): // a datagram: the peer may come later
 		err = nil
 	}
 	return errors.Wrapf(err, "%s: write", l.stream.Label)
@@ -409,7 +411,7 @@ func (l *link) borderless(d *direction, f *deframer) (more bool, err error) {
 		return true, d.putPacket(p)
 	}
 	// The peer is one of ours and has sent frames before it heard us. Their borders are unknown.
-	h, off, n, keep := ScanHello(src, l.own.Nonce, AnyForm)
+	h, off, n, keep := ScanHello(src, l.own.Nonce, l.peer.Form())
 	stale := off
 	if n == 0 {
 		stale = len(src) - keep

@@ -2,9 +2,8 @@ package relay
 
 import "encoding/binary"
 
-// Packet information: the four bytes that a device without IFF_NO_PI puts in front of each packet (if_tun.h, struct tun_pi): flags in host order, 0 here, and the EtherType
-// of the packet, big-endian. Where one end's device has them and the other's has not, the receiver adds or removes them.
-const piLen = 4
+// Packet information is the four bytes that a device without IFF_NO_PI puts in front of each packet (if_tun.h, struct tun_pi): flags in host order, 0 here, and the
+// EtherType of the packet, big-endian. Where one end's device has them and the other's has not, the receiver adds or removes them.
 
 // hasPI says whether an IP packet from an unframed stream has packet information in front.
 func hasPI(p []byte) bool {
