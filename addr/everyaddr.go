@@ -49,37 +49,35 @@ func (b *Bound) checkEvery() error {
 // inside calls fn as the options netns, umask and chdir demand. These belong to a thread here, not to the process: other addresses see nothing of it. What fn
 // leaves open (sockets, files, programs) keeps what it was made with.
 func (b *Bound) inside(fn func() error) error {
-	inFS := fn
 	mask, haveMask := optUmask.Get(b)
 	dir, haveDir := optChdir.Get(b)
+	ns, haveNS := optNetns.Get(b)
 	if haveMask || haveDir {
-		inFS = func() error {
-			return onOwnThread(func() error {
-				if err := unix.Unshare(unix.CLONE_FS); err != nil {
-					return errors.Wrap(err, "unshare")
+		// This may run on a thread that InNetNS made: so it is the innermost.
+		inner := fn
+		fn = func() error {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return errors.Wrap(err, "unshare")
+			}
+			if haveDir {
+				if err := unix.Chdir(dir); err != nil {
+					return errors.Wrapf(err, "chdir %s", dir)
 				}
-				if haveDir {
-					if err := unix.Chdir(dir); err != nil {
-						return errors.Wrapf(err, "chdir %s", dir)
-					}
-				}
-				if haveMask {
-					unix.Umask(int(mask))
-				}
-				return fn()
-			})
+			}
+			if haveMask {
+				unix.Umask(int(mask))
+			}
+			return inner()
 		}
 	}
-	if ns, ok := optNetns.Get(b); ok {
-		// The thread that enters the namespace must be the one that runs fn.
-		if haveMask || haveDir {
-			inner := fn
-			fn = func() error { return tundev.InNetNS(ns, inner) }
-			return inFS()
-		}
-		return tundev.InNetNS(ns, fn)
+	if haveNS {
+		inner := fn
+		fn = func() error { return tundev.InNetNS(ns, inner) }
 	}
-	return inFS()
+	if haveMask || haveDir {
+		return onOwnThread(fn)
+	}
+	return fn()
 }
 
 // onOwnThread runs fn on a thread that ends afterwards, so that what fn does to its thread is gone with it.
