@@ -4,6 +4,7 @@ package relay
 // device becomes a run of frames by filling in the headers, and leaves in one write. A batch is used by one goroutine at a time.
 type Batch struct {
 	Head  int    // bytes kept free in front of each packet
+	VNet  bool   // the packets have virtio-net headers (VNetLen bytes, little-endian) in front, as a device with Offload reads them
 	buf   []byte // holds everything
 	spans []span // the packets, in order
 	end   int    // first free byte
@@ -47,6 +48,14 @@ func (b *Batch) Len() int { return len(b.spans) }
 func (b *Batch) Packet(i int) []byte {
 	s := b.spans[i]
 	return b.buf[s.off : s.off+s.n : s.off+s.n]
+}
+
+// payload returns packet i without a virtio-net header.
+func (b *Batch) payload(i int) []byte {
+	if b.VNet {
+		return b.Packet(i)[VNetLen:]
+	}
+	return b.Packet(i)
 }
 
 // head returns the free bytes in front of packet i.

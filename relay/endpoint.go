@@ -98,17 +98,15 @@ type Endpoint struct {
 	Close func() error // releases everything, once; nil: nothing to release
 }
 
-// Offload is the part of a device that can hand over and take packets which are unfinished: checksums not filled in, or many segments in
-// one packet, as told by a virtio-net header in front of each.
+// Offload is the part of a device that hands over and takes packets which are unfinished: checksums not filled in, or many segments in one packet, as told by a virtio-net
+// header in front of each. Its Reader fills a Batch with VNet set in that form, and any other with complete packets.
 type Offload interface {
-	// Headers says that each packet read from or written to the half has a 10 byte virtio-net header in front.
-	Headers() bool
-	// Accept tells the kernel which unfinished packets the far side of the link can take: capability bits of the hello; 0 for none.
-	Accept(caps uint32) error
-	// Caps are the capability bits this device can take from the peer.
-	Caps() uint32
-	// Check refuses or corrects a packet with virtio-net header that came from the peer, in place.
-	Check(p []byte) error
+	// Caps are the capabilities that the device can take from a peer.
+	Caps() Caps
+	// Accept tells the kernel which unfinished packets the peer can take.
+	Accept(peer Caps) error
+	// Put writes a packet with virtio-net header that came from the peer, after it was checked; a refused header is an error of one packet.
+	Put(p []byte) error
 }
 
 // DefaultHelloTimeout is how long packets wait for the peer's hello before they go unframed.

@@ -127,6 +127,9 @@ func (s *Session) transfer(ctx context.Context) error {
 		s.ended(first, first.run())
 	}
 	wg.Wait()
+	if s.link != nil {
+		s.link.quit()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.timer != nil {
@@ -298,7 +301,12 @@ func (d *direction) writeError(err error) error {
 }
 
 // closeWrite tells dst that no more will come.
-func (d *direction) closeWrite() error { return d.dst.W.CloseWrite() }
+func (d *direction) closeWrite() error {
+	if l := d.s.link; l != nil && d.dst == l.stream {
+		l.finish()
+	}
+	return d.dst.W.CloseWrite()
+}
 
 // run moves data from src to dst until the end.
 func (d *direction) run() error {
