@@ -26,6 +26,7 @@ type setting struct {
 	value any
 	word  OptionWord
 	used  atomic.Bool // somebody acted on it
+	taken atomic.Bool // an opener does what it says, not Bound.apply
 }
 
 // Address is a bound command line argument: one address for both directions, or two joined by "!!".
@@ -252,7 +253,11 @@ func rejoinCommand(t *Type, s *Single) *Single {
 	}
 	for _, w := range s.Options[:last+1] {
 		sb.WriteByte(',')
-		sb.WriteString(w.Raw)
+		sb.WriteString(w.Name)
+		if w.HasValue {
+			sb.WriteByte('=')
+			sb.WriteString(w.Value)
+		}
 	}
 	command.Text = sb.String()
 	r.Params = []Word{command}
