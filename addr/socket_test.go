@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const testTimeout = 10 * time.Second
+const testTimeout = 3 * time.Second
 
 // host is what a test knows of the program it stands for.
 type host struct {
@@ -258,7 +258,7 @@ func plainSocat(t *testing.T, args ...string) *peer {
 	if err != nil {
 		t.Skip("plain socat is not installed")
 	}
-	p := &peer{t: t, cmd: exec.Command(path, append([]string{"-dd", "-t1"}, args...)...), done: make(chan struct{})}
+	p := &peer{t: t, cmd: exec.Command(path, append([]string{"-dd", "-t0.3"}, args...)...), done: make(chan struct{})}
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -315,8 +315,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// netns makes a network namespace with loopback up and returns its name.
-func netns(t *testing.T) string {
+// newNetns makes a network namespace with loopback up and returns its name.
+func newNetns(t *testing.T) string {
 	t.Helper()
 	needRoot(t)
 	if _, err := exec.LookPath("ip"); err != nil {
@@ -357,7 +357,7 @@ func fileOf(ep *relay.Endpoint) *relay.File {
 		case *relay.File:
 			return f
 		case *packetSocket:
-			return f.File
+			return f.file
 		}
 	}
 	return nil

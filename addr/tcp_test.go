@@ -335,7 +335,7 @@ func TestTCPListenVersions(t *testing.T) {
 }
 
 func TestTCPNetns(t *testing.T) {
-	name := netns(t)
+	name := newNetns(t)
 	h := newHost(t)
 	src := h.source("TCP-LISTEN:7777,netns="+name, ReadWrite)
 	if _, err := mustBind(t, "TCP:127.0.0.1:7777", ReadWrite).Open(h.ctx, h.env); !errors.Is(err, unix.ECONNREFUSED) {
