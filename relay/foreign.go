@@ -249,7 +249,7 @@ func foreignText(b []byte) string {
 		}
 	}
 	// A short line must end as a line.
-	if len(line) < enough && (len(line) < 4 || len(line) == len(b)) {
+	if len(line) < enough && (len(line) < 8 || len(line) == len(b)) {
 		return ""
 	}
 	if cut {
