@@ -149,8 +149,11 @@ func framed(n int, b []byte) string {
 	}
 	if n >= MinEthernet && looksEthernet(b) {
 		// What is within the frame must not be longer; it may be shorter,
-		// by padding.
+		// by padding. Without it there is too little to go by.
 		typ, body := etherPayload(b)
+		if len(body) < 4 {
+			return ""
+		}
 		if typ == etherIPv4 || typ == etherIPv6 {
 			if total, _ := ipLength(body); total > n-MinEthernet {
 				return ""

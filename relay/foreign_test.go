@@ -52,7 +52,8 @@ func TestForeignLeavesHonestPeersAlone(t *testing.T) {
 			t.Errorf("tun, %s: %q", name, got)
 		}
 	}
-	for _, b := range [][]byte{nil, {0}, {0x45}, {1, 0x80}, make([]byte, 64)} {
+	headAlone := append([]byte("00"), unhex(t, "303030303030 303030303030 0800")...) // ends where the length would be
+	for _, b := range [][]byte{nil, {0}, {0x45}, {1, 0x80}, make([]byte, 64), headAlone} {
 		for _, kind := range []DeviceKind{0, DeviceTUN, DeviceTAP} {
 			if got := Foreign(b, kind); got != "" {
 				t.Errorf("% x on %s: %q", b, kind, got)
