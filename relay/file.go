@@ -3,6 +3,7 @@ package relay
 import (
 	"io"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -47,10 +48,17 @@ func BorrowFile(fd int, name string) (*File, error) {
 		return nil, errors.Wrapf(err, "descriptor %d", fd)
 	}
 	f := &File{given: fd, waits: flags&unix.O_NONBLOCK == 0}
-	// A duplicate, so that no finalizer and no Close ever touches the number that was handed to us.
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, errors.Wrapf(err, "descriptor %d", fd)
+	dup := -1
+	if f.waits {
+		if dup = reopenPipe(fd, flags); dup >= 0 {
+			f.waits = false
+		}
+	}
+	if dup < 0 {
+		// A duplicate, so that no finalizer and no Close ever touches the number that was handed to us.
+		if dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+			return nil, errors.Wrapf(err, "descriptor %d", fd)
+		}
 	}
 	if f.waits && flags&unix.O_ACCMODE != unix.O_WRONLY {
 		if f.watch, err = watchReadable(dup); err != nil {
@@ -65,6 +73,19 @@ func BorrowFile(fd int, name string) (*File, error) {
 		return nil, errors.Wrap(err, name)
 	}
 	return f, nil
+}
+
+// reopenPipe opens an inherited pipe a second time, with flags of its own, so that writing to it can be interrupted too. It returns -1 if fd is no pipe, or if that
+// can't be done: /proc is not mounted, or the pipe was made by another user.
+func reopenPipe(fd, flags int) int {
+	if fileType(fd) != unix.S_IFIFO {
+		return -1
+	}
+	again, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), flags&unix.O_ACCMODE|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return again
 }
 
 // watchReadable returns an epoll instance over fd, itself non-blocking and so fit for the runtime's poller; nil if fd never waits (a regular file).
