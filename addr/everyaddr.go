@@ -51,45 +51,50 @@ func (b *Bound) checkEvery() error {
 func (b *Bound) inside(fn func() error) error {
 	mask, haveMask := optUmask.Get(b)
 	dir, haveDir := optChdir.Get(b)
-	ns, haveNS := optNetns.Get(b)
-	if !haveMask && !haveDir {
-		if haveNS {
-			return tundev.InNetNS(ns, fn)
+	inFS := fn
+	if haveMask || haveDir {
+		inFS = func() error {
+			return withOwnFS(func() error {
+				if haveDir {
+					if err := unix.Chdir(dir); err != nil {
+						return errors.Wrapf(err, "chdir %s", dir)
+					}
+				}
+				if haveMask {
+					unix.Umask(int(mask))
+				}
+				return fn()
+			})
 		}
-		return fn()
 	}
-	inFS := func() error {
-		// A second lock, never undone: the thread that InNetNS chose must not live on with a working directory of its own either.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return errors.Wrap(err, "unshare")
-		}
-		if haveDir {
-			if err := unix.Chdir(dir); err != nil {
-				return errors.Wrapf(err, "chdir %s", dir)
-			}
-		}
-		if haveMask {
-			unix.Umask(int(mask))
-		}
-		return fn()
+	if ns, ok := optNetns.Get(b); ok {
+		return tundev.InNetNS(ns, inFS) // on a thread that is there already; so the other options come inside
 	}
-	return onOwnThread(func() error {
-		if haveNS {
-			return tundev.InNetNS(ns, inFS)
-		}
-		return inFS()
-	})
+	return inFS()
 }
 
-// onOwnThread runs fn on a thread that ends afterwards, so that what fn does to its thread is gone with it.
-func onOwnThread(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- fn()
-	}()
-	return <-done
+// withOwnFS runs fn on a thread that has a working directory and umask of its own (CLONE_FS). Both are put back afterwards: the thread will do other work, and the first thread of
+// the process is what /proc shows of it.
+func withOwnFS(fn func() error) error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		runtime.UnlockOSThread()
+		return errors.Wrap(err, "unshare")
+	}
+	here, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return errors.Wrap(err, "open the working directory")
+	}
+	defer unix.Close(here)
+	mask := unix.Umask(0)
+	unix.Umask(mask)
+	err = fn()
+	unix.Umask(mask)
+	if unix.Fchdir(here) == nil {
+		runtime.UnlockOSThread()
+	} // else the thread stays locked and ends with this goroutine
+	return err
 }
 
 // packetOptions puts the options that govern packets over a byte stream into an endpoint.

@@ -188,7 +188,7 @@ func readOne(t *testing.T, r relay.Reader) string {
 	return string(buf[:n])
 }
 
-func write(t *testing.T, w io.Writer, text string) {
+func writeText(t *testing.T, w io.Writer, text string) {
 	t.Helper()
 	if _, err := io.WriteString(w, text); err != nil {
 		t.Fatal(err)
@@ -308,13 +308,6 @@ func freePort(t *testing.T, network string) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-}
-
 // newNetns makes a network namespace with loopback up and returns its name.
 func newNetns(t *testing.T) string {
 	t.Helper()
@@ -337,7 +330,16 @@ func newNetns(t *testing.T) string {
 	return name
 }
 
-func tempSocket(t *testing.T) string { return filepath.Join(t.TempDir(), "s") }
+// tempSocket returns a path for a socket. The name of the test, which t.TempDir takes over, may be too long and hold commas.
+func tempSocket(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
 
 // getInt reads a socket option of an endpoint.
 func getInt(t *testing.T, ep *relay.Endpoint, level, opt int) int {

@@ -79,7 +79,7 @@ type waiting struct {
 	fork    bool
 	timeout time.Duration // of each wait, 0: none
 	running *sessions
-	cleanup func() error // at the end, nil: nothing
+	cleanup func() error // at the end, maybe more than once; nil: nothing
 	closed  atomic.Bool  // nothing comes any more: closed, or an endpoint's
 	buf     []byte       // for packets
 }
@@ -109,7 +109,6 @@ func (w *waiting) Close() error {
 		if cerr := w.cleanup(); err == nil {
 			err = cerr
 		}
-		w.cleanup = nil
 	}
 	return err
 }

@@ -12,9 +12,8 @@ import (
 
 // The roles of packet sockets that are the same for every address family.
 
-// sendTo makes the Source of a socket with one peer that it is not connected to. With onlyPeer packets from others are passed over, else those are taken that
-// option range admits.
-func (b *Bound) sendTo(env *Env, s socketSpec, peer sockaddr, bind func(int) error, onlyPeer bool) (*relay.Endpoint, error) {
+// sendTo makes the endpoint of a socket with a peer that it is not connected to. admit says whose packets are taken, nil: everyone's.
+func (b *Bound) sendTo(env *Env, s socketSpec, peer sockaddr, bind func(int) error, admit func(from *sockaddr) bool) (*relay.Endpoint, error) {
 	fd, err := b.makeSocket(s, bind)
 	if err != nil {
 		return nil, err
@@ -31,16 +30,11 @@ func (b *Bound) sendTo(env *Env, s socketSpec, peer sockaddr, bind func(int) err
 		return nil, err
 	}
 	p := newPacketSocket(f, socketType(fd))
-	p.to = peer
-	if onlyPeer {
-		p.admit = func(from *sockaddr) bool { return *from == p.to }
-	} else {
-		p.admit = b.rangeFilter().forPackets(env.Log)
-	}
+	p.to, p.admit = peer, admit
 	return b.packetEndpoint(p)
 }
 
-// receive makes the Source of a bound socket that is only read from.
+// receive makes the endpoint of a bound socket that is only read from.
 func (b *Bound) receive(env *Env, fd int) (*relay.Endpoint, error) {
 	if err := b.apply(PhConnected, fd); err != nil {
 		unix.Close(fd)

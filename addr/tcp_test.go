@@ -24,7 +24,7 @@ func TestTCPAgainstSocat(t *testing.T) {
 			h := newHost(t)
 			ep := h.open("TCP"+v.digit+":"+v.host+":"+port, ReadWrite)
 			h.waitLog("N successfully connected from local address AF=")
-			write(t, ep.W, "to socat")
+			writeText(t, ep.W, "to socat")
 			if err := ep.W.CloseWrite(); err != nil {
 				t.Error(err)
 			}
@@ -49,7 +49,7 @@ func TestTCPAgainstSocat(t *testing.T) {
 			if got := readAll(t, ep.R); got != "from socat" {
 				t.Errorf("read %q", got)
 			}
-			write(t, ep.W, "to socat")
+			writeText(t, ep.W, "to socat")
 			ep.W.CloseWrite()
 			if got := s.end(); got != "to socat" {
 				t.Errorf("socat read %q", got)
@@ -343,7 +343,7 @@ func TestTCPNetns(t *testing.T) {
 	}
 	client := h.open("TCP:localhost:7777,netns="+name, ReadWrite)
 	server := h.next(src)
-	write(t, client.W, "inside")
+	writeText(t, client.W, "inside")
 	client.W.CloseWrite()
 	if got := readAll(t, server.R); got != "inside" {
 		t.Errorf("read %q", got)
@@ -359,7 +359,7 @@ func TestTCPOneWay(t *testing.T) {
 	if client.R != nil || server.W != nil || client.CanAnswer {
 		t.Fatal("halves that nobody uses")
 	}
-	write(t, client.W, "one way")
+	writeText(t, client.W, "one way")
 	client.W.CloseWrite()
 	if got := readAll(t, server.R); got != "one way" {
 		t.Errorf("read %q", got)

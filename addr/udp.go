@@ -90,7 +90,11 @@ func (t *transport) sendToPeer(onlyPeer bool) func(context.Context, *Bound, *Env
 			bind, err := b.clientBind(ctx, env, t, s.family)
 			var ep *relay.Endpoint
 			if err == nil {
-				ep, err = b.sendTo(env, s, peers[i], bind, onlyPeer)
+				admit := b.rangeFilter().forPackets(env.Log)
+				if onlyPeer {
+					admit = func(from *sockaddr) bool { return *from == peers[i] }
+				}
+				ep, err = b.sendTo(env, s, peers[i], bind, admit)
 			}
 			if err == nil {
 				return &one{ep: ep}, nil

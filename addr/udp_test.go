@@ -37,7 +37,7 @@ func TestUDPAgainstSocat(t *testing.T) {
 				if ep.Traffic != relay.Datagrams || ep.CanAnswer {
 					t.Errorf("traffic %s, can answer %t", ep.Traffic, ep.CanAnswer)
 				}
-				write(t, ep.W, "packet")
+				writeText(t, ep.W, "packet")
 				if got := readOne(t, ep.R); got != "packet" {
 					t.Errorf("read %q", got)
 				}
@@ -63,7 +63,7 @@ func TestUDPAgainstSocat(t *testing.T) {
 						t.Errorf("then read %q", got)
 					}
 				}
-				write(t, ep.W, "answer")
+				writeText(t, ep.W, "answer")
 				if got := s.end(); got != "answer" {
 					t.Errorf("socat read %q", got)
 				}
@@ -236,8 +236,8 @@ func TestUDPRange(t *testing.T) {
 		port := freePort(t, "udp")
 		src := h.source(c.addr+":"+port+",range=127.0.0.2/32"+c.options, ReadWrite)
 		bad, good := h.open("UDP:127.0.0.1:"+port, ReadWrite), h.open("UDP:127.0.0.1:"+port+",bind=127.0.0.2", ReadWrite)
-		write(t, bad.W, "bad")
-		write(t, good.W, "good")
+		writeText(t, bad.W, "bad")
+		writeText(t, good.W, "good")
 		if got := readOne(t, h.next(src).R); got != "good" {
 			t.Errorf("%v: read %q", c, got)
 		}
@@ -246,8 +246,8 @@ func TestUDPRange(t *testing.T) {
 	port := freePort(t, "udp")
 	recv := h.open("UDP-RECV:"+port+",range=127.0.0.2/32", Read)
 	bad, good := h.open("UDP:127.0.0.1:"+port, ReadWrite), h.open("UDP:127.0.0.1:"+port+",bind=127.0.0.2", ReadWrite)
-	write(t, bad.W, "bad")
-	write(t, good.W, "good")
+	writeText(t, bad.W, "bad")
+	writeText(t, good.W, "good")
 	if got := readOne(t, recv.R); got != "good" {
 		t.Errorf("read %q", got)
 	}
@@ -260,8 +260,8 @@ func TestUDPOtherSenders(t *testing.T) {
 	for addr, want := range map[string]string{"UDP-SENDTO": "from the peer", "UDP-DATAGRAM": "from another"} {
 		peerPort, ownPort := freePort(t, "udp"), freePort(t, "udp")
 		ep := h.open(addr+":127.0.0.1:"+peerPort+",bind=:"+ownPort, ReadWrite)
-		write(t, h.open("UDP:127.0.0.1:"+ownPort, ReadWrite).W, "from another")
-		write(t, h.open("UDP:127.0.0.1:"+ownPort+",sourceport="+peerPort, ReadWrite).W, "from the peer")
+		writeText(t, h.open("UDP:127.0.0.1:"+ownPort, ReadWrite).W, "from another")
+		writeText(t, h.open("UDP:127.0.0.1:"+ownPort+",sourceport="+peerPort, ReadWrite).W, "from the peer")
 		if got := readOne(t, ep.R); got != want {
 			t.Errorf("%s read %q", addr, got)
 		}
@@ -271,7 +271,7 @@ func TestUDPOtherSenders(t *testing.T) {
 func TestUDPErrors(t *testing.T) {
 	h := newHost(t)
 	ep := h.open("UDP:127.0.0.1:"+freePort(t, "udp"), ReadWrite)
-	write(t, ep.W, "nobody listens")
+	writeText(t, ep.W, "nobody listens")
 	_, err := ep.R.Read(make([]byte, 10))
 	if !errors.Is(err, unix.ECONNREFUSED) || !ep.OnePack(err) {
 		t.Errorf("error %v", err)
@@ -308,7 +308,7 @@ func TestUDPEmpty(t *testing.T) {
 	port = freePort(t, "udp")
 	ep = h.open("UDP-RECV:"+port+",null-eof", Read)
 	out := h.open("UDP:127.0.0.1:"+port+",shut-null", ReadWrite)
-	write(t, out.W, "last")
+	writeText(t, out.W, "last")
 	out.W.CloseWrite()
 	if got := readAll(t, ep.R); got != "last" {
 		t.Errorf("read %q", got)
@@ -369,7 +369,7 @@ func TestUDPRecvfromFork(t *testing.T) {
 		if want := fmt.Sprint("question ", i); q != want {
 			t.Errorf("read %q, want %q", q, want)
 		}
-		write(t, ep.W, "answer to "+q)
+		writeText(t, ep.W, "answer to "+q)
 		if got := readConn(t, c); got != "answer to "+q {
 			t.Errorf("sender got %q", got)
 		}
@@ -412,7 +412,7 @@ func TestUDPSession(t *testing.T) {
 	if got := readOne(t, ep.R); got != "over tcp" {
 		t.Errorf("read %q", got)
 	}
-	write(t, ep.W, "back")
+	writeText(t, ep.W, "back")
 	if got := readConn(t, c); got != "back" {
 		t.Errorf("sender got %q", got)
 	}
@@ -427,28 +427,30 @@ func TestUDPMulticast(t *testing.T) {
 	h := newHost(t)
 	recv := h.open("UDP-RECV:7777,ip-add-membership=239.1.2.3:lo,netns="+name, Read)
 	send := h.open("UDP-DATAGRAM:239.1.2.3:7777,ip-multicast-if=lo,ip-multicast-ttl=0,netns="+name, ReadWrite)
-	write(t, send.W, "to the group")
+	writeText(t, send.W, "to the group")
 	if got := readOne(t, recv.R); got != "to the group" {
 		t.Errorf("read %q", got)
 	}
 	recv = h.open("UDP-RECV:7778,ip-add-source-membership=239.1.2.4:lo:127.0.0.1,netns="+name, Read)
 	send = h.open("UDP-DATAGRAM:239.1.2.4:7778,ip-multicast-if=127.0.0.1,netns="+name, ReadWrite)
-	write(t, send.W, "from me")
+	writeText(t, send.W, "from me")
 	if got := readOne(t, recv.R); got != "from me" {
 		t.Errorf("read %q", got)
 	}
-	if out, err := exec.Command("ip", "-n", name, "-6", "route", "add", "ff02::/16", "dev", "lo", "table", "local").CombinedOutput(); err != nil {
-		t.Fatalf("ip route: %v: %s", err, out)
+	for _, line := range []string{"link add d0 type veth peer name d1", "link set d0 up", "link set d1 up", "addr add fd00::1/64 dev d0 nodad"} {
+		if out, err := exec.Command("ip", append([]string{"-n", name}, strings.Fields(line)...)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", line, err, out)
+		}
 	}
-	recv = h.open("UDP6-RECV:7779,ipv6-join-group=[ff02::7777]:lo,netns="+name, Read)
-	send = h.open("UDP6-DATAGRAM:[ff02::7777%lo]:7779,bind=[::1],netns="+name, ReadWrite)
-	write(t, send.W, "to the group")
+	recv = h.open("UDP6-RECV:7779,ipv6-join-group=[ff02::7777]:d0,netns="+name, Read)
+	send = h.open("UDP6-DATAGRAM:[ff02::7777%d0]:7779,bind=[fd00::1],netns="+name, ReadWrite)
+	writeText(t, send.W, "to the group")
 	if got := readOne(t, recv.R); got != "to the group" {
 		t.Errorf("read %q", got)
 	}
-	recv = h.open("UDP6-RECV:7780,ipv6-join-source-group=[ff02::7778]:lo:[::1],netns="+name, Read)
-	send = h.open("UDP6-DATAGRAM:[ff02::7778%lo]:7780,bind=[::1],netns="+name, ReadWrite)
-	write(t, send.W, "from me")
+	recv = h.open("UDP6-RECV:7780,ipv6-join-source-group=[ff02::7778]:d0:[fd00::1],netns="+name, Read)
+	send = h.open("UDP6-DATAGRAM:[ff02::7778%d0]:7780,bind=[fd00::1],netns="+name, ReadWrite)
+	writeText(t, send.W, "from me")
 	if got := readOne(t, recv.R); got != "from me" {
 		t.Errorf("read %q", got)
 	}
