@@ -122,14 +122,6 @@ func (h *host) open(text string, mode Mode) *relay.Endpoint {
 	return h.next(h.source(text, mode))
 }
 
-// run joins two addresses, as the program does, and returns the error of the session.
-func (h *host) run(left, right string) error {
-	h.t.Helper()
-	l, r := h.open(left, ReadWrite), h.open(right, ReadWrite)
-	_, err := relay.Run(h.ctx, l, r, relay.Config{LeftToRight: true, RightToLeft: true, Linger: h.env.Linger, Log: h.env.Log})
-	return err
-}
-
 // checkLeaks compares descriptors and goroutines at the end of the test with those now.
 func checkLeaks(t *testing.T) {
 	t.Helper()

@@ -289,9 +289,19 @@ func TestUnixConnectWaits(t *testing.T) {
 	if _, err = mustBind(t, "UNIX-CONNECT:"+path, ReadWrite).Open(ctx, h.env); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
-	go h.next(src)
-	h.open("UNIX-CONNECT:"+path, ReadWrite)
+	connected := make(chan error, 1)
+	go func() {
+		second, err := mustBind(t, "UNIX-CONNECT:"+path, ReadWrite).Open(h.ctx, h.env)
+		if err == nil {
+			err = second.Close()
+		}
+		connected <- err
+	}()
 	h.next(src)
+	h.next(src)
+	if err := <-connected; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestUnixSeqpacket(t *testing.T) {
