@@ -189,7 +189,7 @@ func (b *Bound) bindOption(w OptionWord, c BindConfig, mistake func(int, string,
 	}
 	v, err := opt.kind.parseValue(w.Value, w.HasValue)
 	if err != nil {
-		return mistake(w.Pos, fmt.Sprintf("%s: %s", opt.Name, opt.Doc), "option %q: %s", w.Text(), err)
+		return mistake(w.Pos, fmt.Sprintf("%s: %s", opt.Name, opt.Doc), "option %q: %s", w.Raw, err)
 	}
 	b.settings = append(b.settings, setting{opt: opt, value: v, word: w})
 	return nil
@@ -252,7 +252,7 @@ func rejoinCommand(t *Type, s *Single) *Single {
 	}
 	for _, w := range s.Options[:last+1] {
 		sb.WriteByte(',')
-		sb.WriteString(w.Text())
+		sb.WriteString(w.Raw)
 	}
 	command.Text = sb.String()
 	r.Params = []Word{command}
