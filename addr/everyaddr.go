@@ -49,45 +49,45 @@ func (b *Bound) checkEvery() error {
 // inside calls fn as the options netns, umask and chdir demand. These belong to a thread here, not to the process: other addresses see nothing of it. What fn
 // leaves open (sockets, files, programs) keeps what it was made with.
 func (b *Bound) inside(fn func() error) error {
-	inFS := fn
-	mask, haveMask := optUmask.Get(b)
-	dir, haveDir := optChdir.Get(b)
-	if haveMask || haveDir {
-		inFS = func() error {
-			return onOwnThread(func() error {
-				if err := unix.Unshare(unix.CLONE_FS); err != nil {
-					return errors.Wrap(err, "unshare")
-				}
-				if haveDir {
-					if err := unix.Chdir(dir); err != nil {
-						return errors.Wrapf(err, "chdir %s", dir)
-					}
-				}
-				if haveMask {
-					unix.Umask(int(mask))
-				}
-				return fn()
-			})
-		}
+	ns, inNS := optNetns.Get(b)
+	if !inNS {
+		return b.insideFS(fn)
 	}
-	if ns, ok := optNetns.Get(b); ok {
-		// The thread that enters the namespace must be the one that runs fn.
-		if haveMask || haveDir {
-			inner := fn
-			fn = func() error { return tundev.InNetNS(ns, inner) }
-			return inFS()
-		}
+	if !optUmask.Given(b) && !optChdir.Given(b) {
 		return tundev.InNetNS(ns, fn)
 	}
-	return inFS()
+	return b.insideFS(func() error {
+		if err := tundev.EnterNetNS(ns); err != nil {
+			return err
+		}
+		return fn()
+	})
 }
 
-// onOwnThread runs fn on a thread that ends afterwards, so that what fn does to its thread is gone with it.
-func onOwnThread(fn func() error) error {
+// insideFS is inside without netns. With umask or chdir fn runs on a thread that ends afterwards, so that what was done to the thread is gone with it.
+func (b *Bound) insideFS(fn func() error) error {
+	mask, haveMask := optUmask.Get(b)
+	dir, haveDir := optChdir.Get(b)
+	if !haveMask && !haveDir {
+		return fn()
+	}
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- fn()
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return errors.Wrap(err, "unshare")
+			}
+			if haveDir {
+				if err := unix.Chdir(dir); err != nil {
+					return errors.Wrapf(err, "chdir %s", dir)
+				}
+			}
+			if haveMask {
+				unix.Umask(int(mask))
+			}
+			return fn()
+		}()
 	}()
 	return <-done
 }
