@@ -49,7 +49,13 @@ func newQueue(fd int, name string) (*Queue, error) {
 func (q *Queue) Name() string { return q.name }
 
 // Read waits for a packet and puts it, with its headers, into p. A packet longer than p is cut.
-func (q *Queue) Read(p []byte) (int, error) { return q.file.Read(p) }
+func (q *Queue) Read(p []byte) (int, error) {
+	n, err := q.file.Read(p)
+	if err != nil {
+		err = q.readError(err)
+	}
+	return n, err
+}
 
 // Write gives one packet, with its headers, to the kernel: whole or not at all. Success does not mean that anybody
 // took it. See PerPacket for errors that concern this packet only.
@@ -77,7 +83,18 @@ func (q *Queue) ReadBatch(bufs [][]byte, sizes []int) (int, error) {
 	if b.n > 0 || err == nil {
 		return b.n, nil
 	}
-	return 0, q.wrap("read", err)
+	return 0, q.readError(err)
+}
+
+// readError names what Go's poller says when a descriptor polls as an error and nothing else ("not pollable", an error
+// that is not exported). A TUN/TAP descriptor does so only when its interface is gone or on its way out (tun_chr_poll
+// in drivers/net/tun.c); a read at that moment may still find just nothing to read.
+func (q *Queue) readError(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) || q.closed.Load() {
+		return q.wrap("read", err)
+	}
+	return q.wrap("read", unix.EBADFD)
 }
 
 func (b *batch) read(fd uintptr) bool {
@@ -137,8 +154,12 @@ func (b *batch) write(fd uintptr) bool {
 	return true
 }
 
-// wrap makes an error of the batch calls look as one of Read and Write does.
+// wrap makes an error of the batch calls look as one of os.File does.
 func (q *Queue) wrap(op string, err error) error {
+	var done *os.PathError
+	if errors.As(err, &done) {
+		return err
+	}
 	// the poller has an error of its own for this, which os.File translates but SyscallConn does not
 	if q.closed.Load() {
 		err = os.ErrClosed
@@ -146,7 +167,8 @@ func (q *Queue) wrap(op string, err error) error {
 	return &os.PathError{Op: op, Path: q.name, Err: err}
 }
 
-// SyscallConn gives the descriptor, which is non-blocking and stays the queue's.
+// SyscallConn gives the descriptor, which is non-blocking and stays the queue's. Its Read may fail with Go's error "not
+// pollable" where Read and ReadBatch would say that the device is gone.
 func (q *Queue) SyscallConn() (syscall.RawConn, error) { return q.file.SyscallConn() }
 
 // SetReadDeadline makes reads fail with os.ErrDeadlineExceeded from t on; the zero time takes that back.
