@@ -30,6 +30,8 @@ type batch struct {
 	n     int   // packets done
 	err   error
 	step  func(fd uintptr) bool
+	one   [1][]byte      // bufs of a single Write
+	full  [1]unix.PollFd // writing only
 }
 
 // newQueue takes over the descriptor; it must be non-blocking and bound to its interface.
@@ -59,7 +61,17 @@ func (q *Queue) Read(p []byte) (int, error) {
 
 // Write gives one packet, with its headers, to the kernel: whole or not at all. Success does not mean that anybody
 // took it. See PerPacket for errors that concern this packet only.
-func (q *Queue) Write(p []byte) (int, error) { return q.file.Write(p) }
+func (q *Queue) Write(p []byte) (int, error) {
+	q.out.mu.Lock()
+	defer q.out.mu.Unlock()
+	q.out.one[0] = p
+	_, err := q.writeAll(q.out.one[:])
+	q.out.one[0] = nil
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
 
 // ReadBatch waits for a packet and then takes as many as are ready, without waiting for more: packet i fills the first
 // sizes[i] bytes of bufs[i]. It returns the number of packets; sizes must be as long as bufs. A packet longer than its
@@ -122,9 +134,14 @@ func (q *Queue) WriteBatch(bufs [][]byte) (int, error) {
 	if len(bufs) == 0 {
 		return 0, nil
 	}
+	q.out.mu.Lock()
+	defer q.out.mu.Unlock()
+	return q.writeAll(bufs)
+}
+
+// writeAll is called with out.mu held.
+func (q *Queue) writeAll(bufs [][]byte) (int, error) {
 	b := &q.out
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.bufs, b.n, b.err = bufs, 0, nil
 	err := q.conn.Write(b.step)
 	b.bufs = nil
@@ -145,13 +162,24 @@ func (b *batch) write(fd uintptr) bool {
 			b.n++
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return false
+			if !b.writable(fd) {
+				return false
+			}
 		default:
 			b.err = err
 			return true
 		}
 	}
 	return true
+}
+
+// writable asks the device whether its send buffer has room. If not, the asking is what makes the kernel announce room
+// later: tun_sock_write_space wakes nobody unless tun_chr_poll has found the buffer full before, and an edge-triggered
+// epoll, such as the runtime's, never looks again by itself.
+func (b *batch) writable(fd uintptr) bool {
+	b.full[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
+	n, err := unix.Poll(b.full[:], 0)
+	return n > 0 || err != nil // an error comes again from write, where it is told
 }
 
 // wrap makes an error of the batch calls look as one of os.File does.
