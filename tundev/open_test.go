@@ -134,17 +134,15 @@ func TestOpenFails(t *testing.T) {
 	needDevices(t)
 	ns := newNS(t)
 	nl := oracle(t, ns)
-	for _, name := range []string{"dummy0", "dummy1"} {
-		if err := nl.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: name}}); err != nil {
-			t.Skipf("needs dummy interfaces: %v", err)
-		}
+	if err := nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "other"}}); err != nil {
+		t.Skipf("needs bridges: %v", err)
 	}
-	dummy := linkOf(t, nl, "dummy0")
-	if err := nl.LinkSetUp(dummy); err != nil {
+	other := linkOf(t, nl, "other")
+	if err := nl.LinkSetUp(other); err != nil {
 		t.Fatal(err)
 	}
 	taken := prefix("192.168.9.0/24")
-	if err := nl.RouteAdd(&netlink.Route{LinkIndex: dummy.Attrs().Index, Scope: netlink.SCOPE_LINK,
+	if err := nl.RouteAdd(&netlink.Route{LinkIndex: other.Attrs().Index, Scope: netlink.SCOPE_LINK,
 		Dst: &net.IPNet{IP: taken.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}}); err != nil {
 		t.Fatal(err)
 	}
@@ -164,10 +162,10 @@ func TestOpenFails(t *testing.T) {
 		{"kind swapped", Config{Name: "busy", Kind: TAP}, unix.EINVAL, "attach tap device busy", "busy is a tun device, and a tap"},
 		{"single for many", Config{Name: "many"}, unix.EINVAL, "many", "was made with multi-queue"},
 		{"many for single", Config{Name: "busy", MultiQueue: true}, unix.EINVAL, "busy", "was made with a single queue"},
-		{"another kind", Config{Name: "dummy0"}, unix.EINVAL, "dummy0", "of another kind, dummy"},
+		{"another kind", Config{Name: "other"}, unix.EINVAL, "other", "of another kind, bridge"},
 		{"hardware", Config{Name: "lo"}, unix.EINVAL, "lo", "no tun or tap device"},
 		{"mtu", Config{Name: "x", Kind: TAP, MTU: 65535}, unix.EINVAL, "x: set mtu 65535: invalid argument", ""},
-		{"bridge is none", Config{Name: "x", Kind: TAP, Bridge: "dummy0"}, unix.EINVAL, "join bridge dummy0", "not a bridge"},
+		{"bridge is none", Config{Name: "x", Kind: TAP, Bridge: "busy"}, unix.EINVAL, "join bridge busy", "not a bridge"},
 		{"IPv6 on a small MTU", Config{Name: "x", MTU: 1000, Addrs: []Address{address("fd00::1/64")}}, unix.EINVAL, "add address fd00::1/64", "MTU of at least 1280"},
 		{"route while down", Config{Name: "x", Kind: TAP, Bridge: "br9", Routes: []Route{{Dst: prefix("10.0.0.0/8")}}}, unix.ENETDOWN, "add route 10.0.0.0/8", "to be up"},
 		{"route of another", Config{Name: "x", FlagsSet: unix.IFF_UP, Routes: []Route{{Dst: taken}}}, unix.EEXIST, "route 192.168.9.0/24", "another metric"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -294,14 +295,20 @@ func find(ns, name string) (i Info, err error) {
 func TestSendBuffer(t *testing.T) {
 	needDevices(t)
 	ns := newNS(t)
-	// frames that a bridge hands on to another tap wait there, and count against their sender
-	a := mustOpen(t, Config{NetNS: ns, Name: "a", Kind: TAP, Bridge: "br", FlagsSet: unix.IFF_UP})
-	b := mustOpen(t, Config{NetNS: ns, Name: "b", Kind: TAP, Bridge: "br", FlagsSet: unix.IFF_UP, MTU: 1500})
-	if err := a.SetSendBuffer(8192); err != nil {
+	// frames (to one host: the bridge would copy others) that a bridge hands on wait in the slow queue of another tap, and count against their sender
+	a := mustOpen(t, Config{NetNS: ns, Name: "from", Kind: TAP, Bridge: "br", FlagsSet: unix.IFF_UP})
+	b := mustOpen(t, Config{NetNS: ns, Name: "to", Kind: TAP, Bridge: "br", FlagsSet: unix.IFF_UP})
+	inNS(t, ns, func() {
+		out, err := exec.Command("tc", "qdisc", "add", "dev", "to", "root", "tbf", "rate", "20mbit", "burst", "3000", "limit", "1mb").CombinedOutput()
+		if err != nil {
+			t.Skipf("needs tc and the qdisc tbf: %v %s", err, out)
+		}
+	})
+	if err := a.SetSendBuffer(20000); err != nil {
 		t.Fatal(err)
 	}
 	frame := make([]byte, 1500)
-	copy(frame, "\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x88\xb5")
+	copy(frame, "\x02\x00\x00\x00\x00\x02\x02\x00\x00\x00\x00\x01\x88\xb5")
 	batch := make([][]byte, 100)
 	for i := range batch {
 		batch[i] = frame
@@ -309,6 +316,19 @@ func TestSendBuffer(t *testing.T) {
 	if err := a.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
+	taken := 0
+	err := a.control(func(fd int) error { // without the waiting
+		for ; taken < len(batch); taken++ {
+			if _, err := unix.Write(fd, frame); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != unix.EAGAIN {
+		t.Errorf("%d frames written: %v", taken, err)
+	}
+	batch = batch[taken:]
 	type result struct {
 		n   int
 		err error
@@ -322,7 +342,7 @@ func TestSendBuffer(t *testing.T) {
 	if err := b.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	for range batch {
+	for range 100 {
 		for {
 			n, err := b.Read(buf)
 			if err != nil {
