@@ -25,7 +25,8 @@ type netdev struct {
 	ethernet   bool
 	vnet       bool // packets have a virtio-net header on the descriptor
 	setOffload func(flags int) error
-	offload    atomic.Int32 // TUN_F_ flags that are on
+	recv       func(fd int, head, packet []byte) (int, error) // reads header and packet; nil: readv
+	offload    atomic.Int32                                   // TUN_F_ flags that are on
 
 	// Of the reading goroutine.
 	batch   *relay.Batch
@@ -204,9 +205,12 @@ func (n *netdev) splitRest() {
 // read reads one packet into one or two buffers; n.err is set for errors other than "nothing there".
 func (n *netdev) read(fd int, first, second []byte) (got int, err error) {
 	for {
-		if second == nil {
+		switch {
+		case second == nil:
 			got, err = unix.Read(fd, first)
-		} else {
+		case n.recv != nil:
+			got, err = n.recv(fd, first, second)
+		default:
 			iov := [2]unix.Iovec{{Base: &first[0]}, {Base: &second[0]}}
 			iov[0].SetLen(len(first))
 			iov[1].SetLen(len(second))
