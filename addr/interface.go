@@ -103,7 +103,9 @@ func (b *Bound) setUpInterface(fd int, name string) (restore func(), ethernet bo
 	if err != nil {
 		return restore, false, 0, errors.Wrap(err, name)
 	}
-	get := func(req uint, what string) error { return errors.Wrapf(unix.IoctlIfreq(fd, req, ifr), "%s: %s", name, what) }
+	get := func(req uint, what string) error {
+		return errors.Wrapf(unix.IoctlIfreq(fd, req, ifr), "%s: %s", name, what)
+	}
 	if err := get(unix.SIOCGIFINDEX, "interface"); err != nil {
 		return restore, false, 0, withHint{err, "\"ip link\" lists the interfaces of this namespace"}
 	}
