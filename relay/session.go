@@ -159,6 +159,9 @@ func (s *Session) ended(d *direction, err error) {
 	switch {
 	case err == nil, stopping && errors.Is(err, os.ErrDeadlineExceeded):
 		err = nil
+	case d.dst.GoneIsEnd && errors.Is(err, errGone):
+		s.cfg.Log.Noticef("%v", err)
+		err = nil
 	case stopping:
 		s.cfg.Log.Infof("%s: %v", d.name, err)
 		err = nil
@@ -291,6 +294,9 @@ func (d *direction) readError(err error) error {
 }
 
 func (d *direction) writeError(err error) error {
+	if isGone(err) {
+		err = goneError{err}
+	}
 	return errors.Wrapf(err, "%s: write", d.dst.Label)
 }
 
@@ -366,3 +372,11 @@ func (d *direction) lose(why error) {
 func isGone(err error) bool {
 	return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
 }
+
+// errGone is the kind of a write error that says that the far side is gone. A read error of the same number is no such thing.
+var errGone = errors.New("far side is gone")
+
+type goneError struct{ error }
+
+func (g goneError) Is(target error) bool { return target == errGone }
+func (g goneError) Unwrap() error        { return g.error }
