@@ -26,6 +26,7 @@ type setting struct {
 	value any
 	word  OptionWord
 	used  atomic.Bool // somebody acted on it
+	taken atomic.Bool // an opener does what it says, not Bound.apply
 }
 
 // Address is a bound command line argument: one address for both directions, or two joined by "!!".

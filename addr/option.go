@@ -47,6 +47,11 @@ func declare[T any](kind kindOf[T], o Option) Key[T] {
 	return Key[T]{&o}
 }
 
+// keyedRow adds a mechanical option that some openers take instead (Key.Take).
+func keyedRow[T any](kind kindOf[T], o Option, do func(fd int, value T) error) Key[T] {
+	return Key[T]{row(kind, o, do)}
+}
+
 // row adds a mechanical option: at its phase, do is called with the descriptor and the value.
 func row[T any](kind kindOf[T], o Option, do func(fd int, value T) error) *Option {
 	o.kind = kind
@@ -72,6 +77,16 @@ func (k Key[T]) Or(b *Bound, otherwise T) T {
 		return v
 	}
 	return otherwise
+}
+
+// Take is Get for an opener that does itself what a mechanical option would do to the descriptor: Bound.apply passes it over from then on.
+func (k Key[T]) Take(b *Bound) (value T, given bool) {
+	for i := range b.settings {
+		if s := &b.settings[i]; s.opt == k.opt {
+			s.taken.Store(true)
+		}
+	}
+	return k.Get(b)
 }
 
 // Given says whether the option was given.
@@ -120,7 +135,7 @@ func lookupOption(name string, groups Group) (opt *Option, exists bool) {
 func (b *Bound) apply(phase Phase, fd int) error {
 	for i := range b.settings {
 		s := &b.settings[i]
-		if s.opt.Phase != phase || s.opt.do == nil {
+		if s.opt.Phase != phase || s.opt.do == nil || s.taken.Load() {
 			continue
 		}
 		s.used.Store(true)
