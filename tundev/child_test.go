@@ -117,6 +117,10 @@ func beRootless() error {
 	if err != nil {
 		return err
 	}
+	_, err = Open(Config{ClonePath: os.Getenv(nodeEnv), Owner: new(0), Group: new(77), Persist: new(true)})
+	if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "set group 77") || Advice(err) == "" {
+		return fmt.Errorf("group outside the user namespace: %v (%s)", err, Advice(err))
+	}
 	list, err := List()
 	if err != nil {
 		return err

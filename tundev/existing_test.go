@@ -82,13 +82,11 @@ func TestUndo(t *testing.T) {
 			t.Errorf("before: %s\nafter:  %s", was, now)
 		}
 		noLink(t, nl, "br")
-		if err := inside(ns, func() error { return Delete(before.Name) }); err != nil {
+		if err := InNetNS(ns, func() error { return Delete(before.Name) }); err != nil {
 			t.Error(err)
 		}
 	}
 }
-
-func inside(ns string, fn func() error) error { return InNetNS(ns, fn) }
 
 // TestUndoAfterFailure: the same when Open fails in its last steps.
 func TestUndoAfterFailure(t *testing.T) {

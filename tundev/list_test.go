@@ -14,8 +14,8 @@ func TestList(t *testing.T) {
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	prepared(t, Config{Name: "p", Kind: TAP, NetNS: ns, Owner: new(0), Group: new(7), MAC: mac, Bridge: "br", FlagsSet: unix.IFF_UP})
 	mustOpen(t, Config{Name: "t", NetNS: ns, PI: true, VNetHdr: true, MultiQueue: true, MTU: 1400})
-	mustOpen(t, Config{Name: "u", NetNS: ns, FlagsSet: unix.IFF_UP})
-	inNS(t, ns, func() {
+	mustOpen(t, Config{Name: "u", NetNS: ns})
+	within(t, ns, func() {
 		list, err := List()
 		if err != nil || len(list) != 3 {
 			t.Fatalf("%+v, %v", list, err)

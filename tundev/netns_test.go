@@ -30,14 +30,14 @@ func TestInNetNS(t *testing.T) {
 	outside := here(t)
 	path := newNS(t)
 	var inside string
-	inNS(t, path, func() { inside = here(t) })
+	within(t, path, func() { inside = here(t) })
 	if inside == outside || here(t) != outside {
 		t.Errorf("outside %s, inside %s, after %s", outside, inside, here(t))
 	}
 
 	// by process ID
 	var child *exec.Cmd
-	inNS(t, path, func() {
+	within(t, path, func() {
 		child = exec.Command("cat")
 		in, err := child.StdinPipe()
 		if err != nil {
@@ -48,7 +48,7 @@ func TestInNetNS(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	inNS(t, fmt.Sprint(child.Process.Pid), func() {
+	within(t, fmt.Sprint(child.Process.Pid), func() {
 		if now := here(t); now != inside {
 			t.Errorf("by process ID: %s, want %s", now, inside)
 		}
@@ -58,7 +58,7 @@ func TestInNetNS(t *testing.T) {
 	name := fmt.Sprintf("tundev-test-%d", os.Getpid())
 	if out, err := exec.Command("ip", "netns", "add", name).CombinedOutput(); err == nil {
 		defer netns.DeleteNamed(name)
-		inNS(t, name, func() {
+		within(t, name, func() {
 			if now := here(t); now == inside || now == outside {
 				t.Errorf("by name: %s", now)
 			}

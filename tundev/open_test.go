@@ -55,7 +55,7 @@ func TestOpenNew(t *testing.T) {
 	if got := addrsOf(t, nl, "mytap"); !sameWords(got, addrs) {
 		t.Errorf("addresses %s, want %s", got, addrs)
 	}
-	inNS(t, ns, func() {
+	within(t, ns, func() {
 		for _, c := range []struct{ command, want string }{
 			{"ip -4 route show 192.168.7.0/24", "192.168.7.0/24 dev mytap proto static scope link"},
 			{"ip -4 route show 192.168.8.0/24", "192.168.8.0/24 via 10.0.6.2 dev mytap proto static metric 7"},
@@ -195,7 +195,7 @@ func TestOpenFails(t *testing.T) {
 func TestIPv6Disabled(t *testing.T) {
 	needDevices(t)
 	ns := newNS(t)
-	inNS(t, ns, func() {
+	within(t, ns, func() {
 		// the setting is read through the namespace of the thread that opens the file
 		out, err := exec.Command("sysctl", "-w", "net.ipv6.conf.default.disable_ipv6=1").CombinedOutput()
 		if err != nil {

@@ -201,7 +201,7 @@ func TestWoken(t *testing.T) {
 			do   func(ns string, d *Device) error
 			ok   func(error) bool
 		}{
-			{"deleted", func(ns string, d *Device) error { return inside(ns, func() error { return Delete(d.Name()) }) }, IsGone},
+			{"deleted", func(ns string, d *Device) error { return InNetNS(ns, func() error { return Delete(d.Name()) }) }, IsGone},
 			{"closed", func(_ string, d *Device) error { return d.Close() }, func(err error) bool { return errors.Is(err, os.ErrClosed) }},
 			{"deadline", func(_ string, d *Device) error { return d.SetReadDeadline(time.Now()) },
 				func(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }},
@@ -275,7 +275,7 @@ func TestQueues(t *testing.T) {
 	if _, err := single.OpenQueue(); err == nil {
 		t.Error("second queue of a single-queue device: no error")
 	}
-	if err := inside(ns, func() error { return Delete(d.Name()) }); err != nil {
+	if err := InNetNS(ns, func() error { return Delete(d.Name()) }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.OpenQueue(); !errors.Is(err, unix.ENODEV) {
@@ -298,7 +298,7 @@ func TestSendBuffer(t *testing.T) {
 	// frames (to one host: the bridge would copy others) that a bridge hands on wait in the slow queue of another tap, and count against their sender
 	a := mustOpen(t, Config{NetNS: ns, Name: "from", Kind: TAP, Bridge: "br", FlagsSet: unix.IFF_UP})
 	b := mustOpen(t, Config{NetNS: ns, Name: "to", Kind: TAP, Bridge: "br", FlagsSet: unix.IFF_UP})
-	inNS(t, ns, func() {
+	within(t, ns, func() {
 		out, err := exec.Command("tc", "qdisc", "add", "dev", "to", "root", "tbf", "rate", "20mbit", "burst", "3000", "limit", "1mb").CombinedOutput()
 		if err != nil {
 			t.Skipf("needs tc and the qdisc tbf: %v %s", err, out)
