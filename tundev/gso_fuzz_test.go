@@ -107,7 +107,7 @@ func FuzzSplit(f *testing.F) {
 		if size < minTCPSize || size == gsoByFrags || len(payload) > 60000 {
 			return
 		}
-		s := specFrom(kind, flags, tags, opts)
+		s := specFrom(kind, flags|tcpACK, tags, opts)
 		s.id, s.seq, s.payload = id, seq, payload
 		if s.udp && len(payload) > int(size)*maxUDPSegments {
 			return
@@ -126,7 +126,7 @@ func FuzzCoalesceSplit(f *testing.F) {
 		var pkts [][]byte
 		var seq [8]uint32
 		var id [8]uint16
-		for ; len(script) >= 4 && len(pkts) < CoalesceBatch; script = script[4:] {
+		for ; len(script) >= 4 && len(pkts) < 48; script = script[4:] {
 			flow := script[0] & 7
 			s := specFrom(flow&3, 0x10, flow>>2, 0)
 			s.ethernet, s.seq, s.id, s.src, s.dst = ethernet, seq[flow], id[flow], uint16(flow), 80
