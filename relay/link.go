@@ -58,7 +58,7 @@ type saying struct {
 }
 
 // mostHellos bounds how many hellos of one peer are listened to.
-const mostHellos = 64
+const mostHellos = 16
 
 // prepareFraming decides how packets travel, and makes the link if hellos are exchanged.
 func (s *Session) prepareFraming() error {
@@ -383,12 +383,8 @@ func (l *link) border(d *direction, f *deframer) (more bool, err error) {
 		return true, nil
 	}
 	d.setWay("unframed, split by IP lengths")
-	before := f.buf[:f.at]
 	f.use(used)
-	if p = d.dst.adapt(before, p, hasPI(p)); p == nil {
-		return false, nil
-	}
-	return false, d.putPacket(p)
+	return false, d.putRawIP(f, p)
 }
 
 // borderless is called for what comes unframed from a TAP: what one read brought is one frame, as far as anyone can tell, unless a hello of

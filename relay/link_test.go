@@ -210,6 +210,8 @@ func TestForeignPeerIsNamed(t *testing.T) {
 		{TAP, FramingLink, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS"},
 		{TAP, FramingQemu, "HTTP/1.1 200 OK\r\n\r\n", "HTTP"},
 		{TUN, FramingU16, "\x00\x01x\xff\xff", ""},
+		{TUN, FramingU16, "GET / HTTP/1.0\r\n", "HTTP"},
+		{TUN, FramingNone, "GET / HTTP/1.0\r\n", "HTTP"},
 		{TUN, FramingLink, string(ipPacket(100, 1)), "link protocol"},
 	} {
 		sa, peer := pair(t, unix.SOCK_STREAM)

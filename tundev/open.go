@@ -63,13 +63,10 @@ func newDevice(c *Config, q *Queue, created bool) (*Device, *linkState, error) {
 	return d, link, nil
 }
 
-// vnetHdrSize is the size in bytes of struct virtio_net_hdr without num_buffers (include/uapi/linux/virtio_net.h).
-const vnetHdrSize = 10
-
 // prepare sets what belongs to the descriptor rather than to the interface.
 func (d *Device) prepare(link *linkState) error {
 	if d.config.VNetHdr {
-		if err := d.setPointed(unix.TUNSETVNETHDRSZ, vnetHdrSize, "set the size of the virtio-net header"); err != nil {
+		if err := d.setPointed(unix.TUNSETVNETHDRSZ, VNetHdrLen, "set the size of the virtio-net header"); err != nil {
 			return err
 		}
 		if err := d.setPointed(unix.TUNSETVNETLE, 1, "set the byte order of the virtio-net header"); err != nil {
