@@ -12,7 +12,7 @@ import (
 
 // The talk between the two ends of a tunnel (docs/link.md).
 //
-// The direction from the device to the stream calls greet and begin: it sends the first hello and waits until it is decided how packets go. Meanwhile they stand in the
+// The session calls greet, which sends the first hello. The direction from the device to the stream calls begin, which waits until it is decided how packets go. Meanwhile they stand in the
 // device's own queue, where the kernel bounds them. The direction from the stream to the device calls receive, which reads hellos and frames and passes what it
 // hears to heard. Nothing in receive ever waits for the stream to take something: what has to be said is said by a goroutine, talk, so that two ends that both
 // write a lot can't wait for each other.
@@ -187,9 +187,8 @@ func (l *link) post(what saying) {
 	}
 }
 
-// begin sends the first hello and waits until it is decided how packets go.
+// begin waits until it is decided how packets go.
 func (l *link) begin() error {
-	l.greet()
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
 	select {

@@ -73,9 +73,6 @@ func (d *direction) put(n int, err error) error {
 // copyPackets moves packets, each of which stays one packet.
 func (d *direction) copyPackets() error {
 	d.setWay("packets")
-	if d.s.link != nil && d.src == d.s.link.dev {
-		d.s.link.greet()
-	}
 	b := NewBatch(piLen) // room to put packet information in front
 	for {
 		if err := d.nextBatch(b); err != nil {
