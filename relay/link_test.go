@@ -21,7 +21,8 @@ func newTunnel(t *testing.T, traffic Traffic, piA, piB bool, framing Framing) *t
 	sa, sb := pair(t, unix.SOCK_STREAM)
 	devA, ka := device(t, traffic, piA)
 	devB, kb := device(t, traffic, piB)
-	return &tunnel{start(t, devA, streamEnd(sa, framing), Config{}), start(t, streamEnd(sb, framing), devB, Config{}), ka, kb}
+	c := Config{Linger: 20 * time.Millisecond}
+	return &tunnel{start(t, devA, streamEnd(sa, framing), c), start(t, streamEnd(sb, framing), devB, c), ka, kb}
 }
 
 func withPI(p []byte, traffic Traffic) []byte {
