@@ -69,6 +69,7 @@ func (o *one) Close() error {
 
 // Open opens the address.
 func (a *Address) Open(ctx context.Context, env *Env) (Source, error) {
+	dropInherited()
 	bs := a.bounds()
 	if len(bs) == 0 {
 		return &one{ep: &relay.Endpoint{Label: a.Text}}, nil
@@ -172,6 +173,7 @@ func joinHalves(r, w *relay.Endpoint) (*relay.Endpoint, error) {
 	ep.Label = r.Label + "!!" + w.Label
 	ep.W = w.W
 	ep.CanAnswer = r.CanAnswer && w.CanAnswer
+	ep.GoneIsEnd = w.GoneIsEnd
 	if ep.Framing == relay.FramingUnset {
 		ep.Framing = w.Framing
 	}

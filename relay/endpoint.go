@@ -94,6 +94,10 @@ type Endpoint struct {
 	HelloTimeout time.Duration // how long packets wait for the peer's hello, 0: DefaultHelloTimeout
 	CanAnswer    bool          // something at the far end may answer a hello (a socket, a program, a terminal; not a file)
 
+	// Of programs.
+	Ended  <-chan struct{} // closed when the program has ended, although others may still hold its descriptors; nil: there is none
+	Unread func() bool     // says whether output of it waits to be read; nil if R is
+
 	Env   []string     // NAME=value pairs for a program on the other side
 	Close func() error // releases everything, once; nil: nothing to release
 }

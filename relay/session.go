@@ -63,6 +63,7 @@ type direction struct {
 	way      atomic.Pointer[string]
 
 	packets, bytes, lost atomic.Uint64
+	ended                atomic.Bool // src is a program that is gone: an expired read is its end
 	complaints           limiter
 }
 
@@ -113,6 +114,15 @@ func (s *Session) transfer(ctx context.Context) error {
 		s.timer = time.AfterFunc(s.cfg.Idle, s.checkIdle)
 		s.mu.Unlock()
 	}
+	over := make(chan struct{})
+	var programs sync.WaitGroup
+	for _, e := range []*Endpoint{s.left, s.right} {
+		if e.Ended != nil {
+			programs.Go(func() { s.watchProgram(e, over) })
+		}
+	}
+	defer programs.Wait()
+	defer close(over)
 	// One direction runs here, the other in a goroutine that ends before Run returns.
 	var wg sync.WaitGroup
 	first, second := s.ltr, s.rtl
@@ -290,7 +300,7 @@ func (d *direction) setWay(way string) {
 
 // readError and writeError name the endpoint in an error of the transfer.
 func (d *direction) readError(err error) error {
-	if err == io.EOF {
+	if err == io.EOF || d.ended.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
 	}
 	return errors.Wrapf(err, "%s: read", d.src.Label)
