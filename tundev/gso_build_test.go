@@ -12,7 +12,8 @@ import (
 // pktSpec describes a packet. Zero fields take the defaults set in build.
 type pktSpec struct {
 	ethernet bool
-	tags     int // VLAN tags, 802.1ad outside when there are two
+	tags     int  // VLAN tags, 802.1ad outside when there are two
+	mac      byte // last byte of the destination, 1 if 0
 	v6, udp  bool
 	tos, ttl uint8
 	id       uint16
@@ -98,7 +99,7 @@ func (s pktSpec) assemble() (pkt []byte, l4, sumAt int) {
 		etherType = 0x86dd
 	}
 	if s.ethernet {
-		pkt = append(pkt, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2)
+		pkt = append(pkt, 2, 0, 0, 0, 0, max(1, s.mac), 2, 0, 0, 0, 0, 2)
 		for i := range s.tags {
 			tpid := uint16(0x8100)
 			if i == 0 && s.tags > 1 {

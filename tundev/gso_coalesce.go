@@ -100,7 +100,7 @@ func (c *Coalescer) Add(pkt []byte) bool {
 		r := &c.runs[c.flows[slot].run]
 		if c.joins(r, pkt, &p) {
 			c.append(r, n, &p)
-			if c.ends(r, pkt, &p) {
+			if ends(r, pkt, &p) {
 				c.closeFlow(slot)
 			}
 			return true
@@ -199,7 +199,7 @@ func (c *Coalescer) joins(r *mergedRun, pkt []byte, p *ipHeaders) bool {
 		size == 0 || size > r.size || r.total+size-p.l3 > maxIPPacket ||
 		!bytes.Equal(first[:p.l3], pkt[:p.l3]) ||
 		!sameIP(first[p.l3:], pkt[p.l3:], p.v6, uint16(r.count)) ||
-		!c.sameTransport(r, first[p.l4:], pkt[p.l4:], p) {
+		!sameTransport(r, first[p.l4:], pkt[p.l4:], p) {
 		return false
 	}
 	if !r.verified {
@@ -222,9 +222,9 @@ func sameIP(a, b []byte, v6 bool, nth uint16) bool {
 }
 
 // sameTransport compares transport headers likewise; a and b start with them.
-func (c *Coalescer) sameTransport(r *mergedRun, a, b []byte, p *ipHeaders) bool {
+func sameTransport(r *mergedRun, a, b []byte, p *ipHeaders) bool {
 	if p.proto == protoUDP {
-		return r.count < coalesceDatagrams && int(binary.BigEndian.Uint16(b[udpLengthAt:])) == len(b)
+		return int(binary.BigEndian.Uint16(b[udpLengthAt:])) == len(b)
 	}
 	hlen := p.body - p.l4
 	return binary.BigEndian.Uint32(b[tcpSeqAt:]) == r.seq &&
@@ -235,7 +235,7 @@ func (c *Coalescer) sameTransport(r *mergedRun, a, b []byte, p *ipHeaders) bool 
 }
 
 // ends says whether the packet that has just joined must be the run's last.
-func (c *Coalescer) ends(r *mergedRun, pkt []byte, p *ipHeaders) bool {
+func ends(r *mergedRun, pkt []byte, p *ipHeaders) bool {
 	if p.end-p.body < r.size || p.proto == protoUDP && r.count == coalesceDatagrams {
 		return true
 	}

@@ -2,6 +2,7 @@ package tundev
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"testing"
@@ -195,6 +196,7 @@ func TestCoalesceRules(t *testing.T) {
 		{"flow label", pktSpec{v6: true}, func(p *pktSpec) { p.label = 3 }, 3},
 		{"hop limit", pktSpec{v6: true}, func(p *pktSpec) { p.ttl = 63 }, 3},
 		{"padding", pktSpec{ethernet: true}, func(p *pktSpec) { p.padding = 2 }, 3},
+		{"mac", pktSpec{ethernet: true}, func(p *pktSpec) { p.mac = 9 }, 3},
 		{"vlan", pktSpec{ethernet: true, tags: 1}, func(p *pktSpec) { p.tags = 0 }, 3},
 		{"datagram shorter ends it", pktSpec{udp: true}, func(p *pktSpec) { p.payload = p.payload[:9] }, 2},
 		{"datagram longer starts another", pktSpec{udp: true}, func(p *pktSpec) { p.payload = testBytes(1001) }, 2},
@@ -246,6 +248,38 @@ func TestCoalesceDamage(t *testing.T) {
 	}
 }
 
+// TestCoalesceOtherZero: in one's complement a checksum of zero can be written in two ways. A receiver takes both, but splitting writes
+// only one, so a packet that has the other stays alone. Where the checksum of a datagram is zero none was computed.
+func TestCoalesceOtherZero(t *testing.T) {
+	be := binary.BigEndian
+	for _, c := range []struct {
+		name        string
+		s           pktSpec
+		sumAt       int    // of the checksum
+		freeAt      int    // of 16 bits under it that may hold anything: payload, or the identification
+		zero, other uint16 // how splitting writes zero, and the other way
+	}{
+		{"tcp", pktSpec{}, 36, 60, 0, 0xffff},
+		{"udp", pktSpec{udp: true}, 26, 60, 0xffff, 0},
+		{"ipv4", pktSpec{}, 10, 4, 0, 0xffff},
+	} {
+		pkts := train(c.s, 1, 500)
+		first := pkts[0]
+		sum := addSum16(addSum16(0, be.Uint16(first[c.freeAt:])), be.Uint16(first[c.sumAt:]))
+		be.PutUint16(first[c.freeAt:], foldSum(sum)) // moving the checksum into the data leaves zero
+		be.PutUint16(first[c.sumAt:], c.zero)
+		c.s.id, c.s.seq = be.Uint16(first[4:])+1, 500
+		pkts = append(pkts, train(c.s, 1, 500)...)
+		if got := coalesceBack(t, NewCoalescer(false, true), pkts); got != 1 {
+			t.Errorf("%s: %d packets came out, want 1", c.name, got)
+		}
+		be.PutUint16(first[c.sumAt:], c.other)
+		if got := coalesceBack(t, NewCoalescer(false, true), pkts); got != 2 {
+			t.Errorf("%s written otherwise: %d packets came out, want 2", c.name, got)
+		}
+	}
+}
+
 func TestCoalesceFlows(t *testing.T) {
 	for _, flows := range []int{2, coalesceFlows, coalesceFlows + 1} {
 		var trains [][][]byte
@@ -282,7 +316,17 @@ func TestCoalesceBarrier(t *testing.T) {
 
 func TestCoalesceLimits(t *testing.T) {
 	t.Run("65535 bytes", func(t *testing.T) {
-		// 45 * 1448 + 52 is 65212; one more doesn't fit.
+		for _, size := range []int{300, 301} {
+			c := NewCoalescer(false, true)
+			for _, p := range train(pktSpec{}, CoalesceBatch, size) {
+				c.Add(p)
+			}
+			if want := 40 + (65535-40)/size*size; c.Size() != want {
+				t.Errorf("pieces of %d make %d bytes, want %d", size, c.Size(), want)
+			}
+			drain(t, c)
+		}
+		// The link header does not count: 45 * 1448 + 52 is 65212, one more doesn't fit.
 		if got := coalesceBack(t, NewCoalescer(true, true), train(pktSpec{ethernet: true, tcpOpts: timestamps}, 100, 1448)); got != 3 {
 			t.Errorf("%d packets came out, want 3", got)
 		}
