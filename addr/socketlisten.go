@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -79,6 +80,7 @@ type waiting struct {
 	timeout time.Duration // of each wait, 0: none
 	running *sessions
 	cleanup func() error // at the end, nil: nothing
+	closed  atomic.Bool
 }
 
 // newWaiting takes over a bound, or listening, socket.
@@ -101,7 +103,7 @@ func (w *waiting) Many() bool { return w.fork }
 
 // Close implements Source.
 func (w *waiting) Close() error {
-	err := w.file.Close()
+	err := w.stop()
 	if w.cleanup != nil {
 		if cerr := w.cleanup(); err == nil {
 			err = cerr
@@ -109,6 +111,12 @@ func (w *waiting) Close() error {
 		w.cleanup = nil
 	}
 	return err
+}
+
+// stop closes the socket, so that later peers are refused at once instead of waiting for nobody.
+func (w *waiting) stop() error {
+	w.closed.Store(true)
+	return w.file.Close()
 }
 
 // until calls do each time the socket is readable until it says true. It returns the context's error, ErrAcceptTimeout after a warning, or io.EOF once the socket
@@ -129,7 +137,7 @@ func (w *waiting) until(ctx context.Context, do func(fd uintptr) bool) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		w.env.Log.Warnf("accept: Connection timed out") // as socat says it; scripts look for it
 		return ErrAcceptTimeout
-	case errors.Is(err, os.ErrClosed):
+	case err != nil && w.closed.Load():
 		return io.EOF
 	}
 	return err
@@ -211,7 +219,10 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 		return nil, err
 	}
 	if !l.fork {
-		l.file.Close() // later peers are refused at once instead of waiting for nobody
+		if err := l.stop(); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	ep, err := l.b.connectedEndpoint(f)
 	if err != nil {

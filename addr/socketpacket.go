@@ -19,14 +19,14 @@ import (
 type packetSocket struct {
 	*relay.File
 	raw      syscall.RawConn
-	to       sockaddr                    // where packets go; empty: to the peer that the socket is connected to
-	admit    func(from *sockaddr) bool   // nil: packets of every sender are taken
-	zeroEnds bool                        // of a seqpacket socket, an empty packet is the end
-	only     bool                        // nothing comes after the queue: RECVFROM
-	ready    atomic.Bool                 // the queue holds something
-	mu       sync.Mutex                  // guards queue and deadline
-	queue    [][]byte                    // packets that came before the session began, or past its socket
-	deadline time.Time                   // for reading, as set last
+	to       sockaddr                  // where packets go; empty: to the peer that the socket is connected to
+	admit    func(from *sockaddr) bool // nil: packets of every sender are taken
+	zeroEnds bool                      // of a seqpacket socket, an empty packet is the end
+	only     bool                      // nothing comes after the queue: RECVFROM
+	ready    atomic.Bool               // the queue holds something
+	mu       sync.Mutex                // guards queue and deadline
+	queue    [][]byte                  // packets that came before the session began, or past its socket
+	deadline time.Time                 // for reading, as set last
 
 	// What the closures below work on; made once, so that a packet costs no allocation.
 	in struct {
@@ -226,6 +226,10 @@ func (s *packetSocket) receiveBatch(fd uintptr) bool {
 func (s *packetSocket) Write(p []byte) (int, error) {
 	s.out.p = p
 	err := s.raw.Write(s.writeOne)
+	for pause := time.Millisecond; err == nil && s.out.err == unix.EAGAIN; pause = min(2*pause, 50*time.Millisecond) {
+		time.Sleep(pause)
+		err = s.raw.Write(s.writeOne) // says so if the deadline has passed
+	}
 	s.out.p = nil
 	if err == nil {
 		err = s.out.err
@@ -236,7 +240,8 @@ func (s *packetSocket) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// send sends out.p; false: the socket has no room. That the queue of an unconnected UNIX socket's peer has room again is an event that nobody is told of: Write looks again.
 func (s *packetSocket) send(fd uintptr) bool {
 	s.out.err = sendTo(int(fd), s.out.p, &s.to)
-	return s.out.err != unix.EAGAIN
+	return s.out.err != unix.EAGAIN || s.to.family() == unix.AF_UNIX
 }
