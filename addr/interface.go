@@ -174,7 +174,7 @@ func onePacketOfInterface(err error) bool {
 			return true
 		}
 	}
-	return false
+	return onePacketOfDevice(err)
 }
 
 // frameReceiver reads frames from a packet socket and puts VLAN tags back.

@@ -35,7 +35,7 @@ type netdev struct {
 	head    [tundev.VNetHdrLen]byte
 	scratch []byte // holds a GSO packet while it is being split
 	split   tundev.Splitter
-	badHdr  atomic.Uint64
+	bad     error // a packet that could not be made complete; the next ReadBatch returns it
 
 	// Of the writing goroutine.
 	out    [2]unix.Iovec // an empty virtio-net header and the packet
@@ -95,6 +95,10 @@ func (n *netdev) Read(p []byte) (int, error) {
 // ReadBatch implements relay.BatchReader.
 func (n *netdev) ReadBatch(b *relay.Batch) error {
 	n.batch, n.err = b, nil
+	if err := n.bad; err != nil {
+		n.bad = nil
+		return err
+	}
 	if n.splitRest(); b.Len() > 0 {
 		return nil
 	}
@@ -106,7 +110,17 @@ func (n *netdev) ReadBatch(b *relay.Batch) error {
 	case err != nil:
 		return bareError(err)
 	}
-	return n.err
+	err, n.bad = n.bad, nil
+	if err == nil {
+		err = n.err
+	}
+	return err
+}
+
+// onePacketOfDevice says that an error concerns one packet only: the kernel refuses it, or its virtio-net header makes no sense.
+func onePacketOfDevice(err error) bool {
+	var header tundev.VNetError
+	return tundev.PerPacket(err) || errors.As(err, &header)
 }
 
 // fillBatch reads until there is nothing more to be had or no room.
@@ -122,7 +136,7 @@ func (n *netdev) fillBatch(fd uintptr) bool {
 			got = n.readComplete(int(fd))
 		}
 		if !got {
-			return n.err != nil || n.batch.Len() > 0
+			return n.err != nil || n.bad != nil || n.batch.Len() > 0
 		}
 	}
 }
@@ -137,9 +151,11 @@ func (n *netdev) readPlain(fd int, vnet bool) bool {
 	if err != nil {
 		return false
 	}
-	if vnet && got > tundev.VNetHdrLen && !n.sendable(room[:got]) {
-		n.badHdr.Add(1)
-		return true
+	if vnet {
+		if err := n.sendable(room[:got]); err != nil {
+			n.bad = err
+			return true
+		}
 	}
 	n.batch.Commit(got)
 	return true
@@ -147,20 +163,21 @@ func (n *netdev) readPlain(fd int, vnet bool) bool {
 
 // sendable makes sure that a peer will take the virtio-net header in front of a packet. What the peer's check has no words for, say an unfinished checksum behind three VLAN
 // tags, is finished here.
-func (n *netdev) sendable(p []byte) bool {
+func (n *netdev) sendable(p []byte) error {
 	var h tundev.VNetHdr
-	if h.Decode(p) != nil {
-		return false
+	if err := h.Decode(p); err != nil {
+		return err
 	}
 	pkt := p[tundev.VNetHdrLen:]
-	if _, err := h.Validate(pkt, n.ethernet); err == nil {
-		return true
+	_, err := h.Validate(pkt, n.ethernet)
+	if err == nil || h.GSOType != tundev.GSONone {
+		return err
 	}
-	if h.GSOType != tundev.GSONone || tundev.Complete(h, pkt) != nil {
-		return false
+	if err := tundev.Complete(h, pkt); err != nil {
+		return err
 	}
 	(tundev.VNetHdr{}).Encode(p)
-	return true
+	return nil
 }
 
 // readComplete adds one packet without its virtio-net header, or the segments that it stands for.
@@ -186,8 +203,7 @@ func (n *netdev) readComplete(fd int) bool {
 	}
 	pkt := into[:got-tundev.VNetHdrLen]
 	if h.GSOType == tundev.GSONone {
-		if err := tundev.Complete(h, pkt); err != nil {
-			n.badHdr.Add(1)
+		if n.bad = tundev.Complete(h, pkt); n.bad != nil {
 			return true
 		}
 		n.batch.Commit(copy(room, pkt)) // copies nothing if it was read in place
@@ -199,8 +215,7 @@ func (n *netdev) readComplete(fd int) bool {
 		}
 		pkt = n.scratch[:copy(n.scratch, pkt)]
 	}
-	if err := n.split.Reset(h, pkt, n.ethernet); err != nil {
-		n.badHdr.Add(1)
+	if n.bad = n.split.Reset(h, pkt, n.ethernet); n.bad != nil {
 		return true
 	}
 	n.splitRest()
@@ -216,8 +231,7 @@ func (n *netdev) splitRest() {
 		}
 		size, err := n.split.Next(room)
 		if err != nil {
-			n.badHdr.Add(1)
-			n.split = tundev.Splitter{}
+			n.bad, n.split = err, tundev.Splitter{}
 			return
 		}
 		n.batch.Commit(size)

@@ -303,7 +303,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return nil, err
 	}
 	env.Log.Noticef("%s device %s is open", dev.Kind(), dev.Name())
-	ep := &relay.Endpoint{Label: dev.Name(), Traffic: relay.TUN, PI: c.PI, MTU: mtu, OnePack: tundev.PerPacket, Close: dev.Close,
+	ep := &relay.Endpoint{Label: dev.Name(), Traffic: relay.TUN, PI: c.PI, MTU: mtu, OnePack: onePacketOfDevice, Close: dev.Close,
 		Env: []string{"IFACE=" + dev.Name()}}
 	if c.Kind == tundev.TAP {
 		ep.Traffic = relay.TAP
