@@ -68,7 +68,6 @@ func (b *Bound) inside(fn func() error) error {
 func (b *Bound) insideFS(fn func() error) error {
 	mask, haveMask := optUmask.Get(b)
 	dir, haveDir := optChdir.Get(b)
-<<<<<<< HEAD
 	if !haveMask && !haveDir {
 		return fn()
 	}
@@ -89,45 +88,6 @@ func (b *Bound) insideFS(fn func() error) error {
 			}
 			return fn()
 		}()
-=======
-	ns, haveNS := optNetns.Get(b)
-	if !haveMask && !haveDir {
-		if haveNS {
-			return tundev.InNetNS(ns, fn)
-		}
-		return fn()
-	}
-	inFS := func() error {
-		// A second lock, never undone: the thread that InNetNS chose must not live on with a working directory of its own either.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return errors.Wrap(err, "unshare")
-		}
-		if haveDir {
-			if err := unix.Chdir(dir); err != nil {
-				return errors.Wrapf(err, "chdir %s", dir)
-			}
-		}
-		if haveMask {
-			unix.Umask(int(mask))
-		}
-		return fn()
-	}
-	return onOwnThread(func() error {
-		if haveNS {
-			return tundev.InNetNS(ns, inFS)
-		}
-		return inFS()
-	})
-}
-
-// onOwnThread runs fn on a thread that ends afterwards, so that what fn does to its thread is gone with it.
-func onOwnThread(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- fn()
->>>>>>> sockets
 	}()
 	return <-done
 }

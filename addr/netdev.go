@@ -108,13 +108,22 @@ func (n *netdev) ReadBatch(b *relay.Batch) error {
 	case b.Len() > 0:
 		return nil // an error that follows comes again
 	case err != nil:
-		return bareError(err)
+		return n.pollError(err)
 	}
 	err, n.bad = n.bad, nil
 	if err == nil {
 		err = n.err
 	}
 	return err
+}
+
+// pollError names what Go's poller says of a device that is gone: "not pollable", an error that is not exported.
+func (n *netdev) pollError(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		return bareError(err)
+	}
+	return deviceError(unix.EBADFD)
 }
 
 // onePacketOfDevice says that an error concerns one packet only: the kernel refuses it, or its virtio-net header makes no sense.
@@ -314,7 +323,7 @@ func (n *netdev) send() error {
 	err := n.raw.Write(n.drain)
 	n.packet = nil
 	if err != nil {
-		return bareError(err)
+		return n.pollError(err)
 	}
 	return n.werr
 }
