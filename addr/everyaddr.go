@@ -43,7 +43,7 @@ func (b *Bound) checkEvery() error {
 	if optFraming.Or(b, 0) == relay.FramingLink && b.Mode != ReadWrite {
 		return errors.New("framing=link needs both directions: the peer must be able to answer")
 	}
-	return nil
+	return b.checkHalves()
 }
 
 // inside calls fn as the options netns, umask and chdir demand. These belong to a thread here, not to the process: other addresses see nothing of it. What fn

@@ -3,7 +3,6 @@ package addr
 import (
 	"context"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
