@@ -1,0 +1,97 @@
+package addr
+
+import (
+	"runtime"
+	"time"
+
+	"tunsplice/relay"
+	"tunsplice/tundev"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// The options that every address type takes, and those of whole families.
+var (
+	optNetns = declare(kindString, Option{Name: "netns", Groups: GPROCESS, Phase: PhInit,
+		Doc: "open the address in this network namespace: a name of ip netns, a path, or the PID of a process"})
+	optUmask = declare(kindMode, Option{Name: "umask", Groups: GPROCESS, Phase: PhInit, Doc: "file mode mask while the address is opened, and of programs"})
+	optChdir = declare(kindString, Option{Name: "chdir", Aliases: "cd", Groups: GPROCESS, Phase: PhInit,
+		Doc: "working directory while the address is opened, and of programs"})
+
+	optRetry    = declare(kindUint, Option{Name: "retry", Groups: GRETRY, Phase: PhInit, Doc: "number of further attempts after the first has failed"})
+	optForever  = declare(kindBool, Option{Name: "forever", Groups: GRETRY, Phase: PhInit, Doc: "try without limit"})
+	optInterval = declare(kindDuration, Option{Name: "interval", Aliases: "intervall", Groups: GRETRY, Phase: PhInit,
+		Doc: "pause between attempts in seconds (default 1)"})
+
+	optFraming = declare(kindFraming, Option{Name: "framing", Groups: GPACKETS, Phase: PhOffset, Ours: true,
+		Doc: "how packets travel over this byte stream: auto, link, none, u16, qemu or slip (default auto where the peer can answer, else none)"})
+	optHelloTimeout = declare(kindDuration, Option{Name: "hello-timeout", Groups: GPACKETS, Phase: PhOffset, Ours: true,
+		Doc: "how long packets wait for the peer's hello before they go unframed, in seconds (default 1)"})
+)
+
+var kindFraming = kindOf[relay.Framing]{"FRAMING", need(func(s string) (relay.Framing, error) {
+	f, ok := relay.ParseFraming(s)
+	if !ok {
+		return 0, withHint{errors.Errorf("unknown framing %q (auto, link, none, u16, qemu, slip)", s), "did you mean " + Suggest(s, relay.FramingNames()) + "?"}
+	}
+	return f, nil
+})}
+
+// checkEvery checks the options that every address takes.
+func (b *Bound) checkEvery() error {
+	if optFraming.Or(b, 0) == relay.FramingLink && b.Mode != ReadWrite {
+		return errors.New("framing=link needs both directions: the peer must be able to answer")
+	}
+	return b.checkHalves()
+}
+
+// inside calls fn as the options netns, umask and chdir demand. These belong to a thread here, not to the process: other addresses see nothing of it. What fn
+// leaves open (sockets, files, programs) keeps what it was made with.
+func (b *Bound) inside(fn func() error) error {
+	mask, haveMask := optUmask.Get(b)
+	dir, haveDir := optChdir.Get(b)
+	ns, haveNS := optNetns.Get(b)
+	if haveMask || haveDir {
+		// This may run on a thread that InNetNS made: so it is the innermost.
+		inner := fn
+		fn = func() error {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return errors.Wrap(err, "unshare")
+			}
+			if haveDir {
+				if err := unix.Chdir(dir); err != nil {
+					return errors.Wrapf(err, "chdir %s", dir)
+				}
+			}
+			if haveMask {
+				unix.Umask(int(mask))
+			}
+			return inner()
+		}
+	}
+	if haveNS {
+		inner := fn
+		fn = func() error { return tundev.InNetNS(ns, inner) }
+	}
+	if haveMask || haveDir {
+		return onOwnThread(fn)
+	}
+	return fn()
+}
+
+// onOwnThread runs fn on a thread that ends afterwards, so that what fn does to its thread is gone with it.
+func onOwnThread(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		done <- fn()
+	}()
+	return <-done
+}
+
+// packetOptions puts the options that govern packets over a byte stream into an endpoint.
+func (b *Bound) packetOptions(ep *relay.Endpoint) {
+	ep.Framing = optFraming.Or(b, relay.FramingUnset)
+	ep.HelloTimeout = optHelloTimeout.Or(b, time.Duration(0))
+}

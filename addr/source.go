@@ -1,0 +1,206 @@
+package addr
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"tunsplice/relay"
+
+	"github.com/pkg/errors"
+)
+
+// Source is an open address: it yields one endpoint, or with fork one for each peer.
+type Source interface {
+	// Next waits for the next endpoint; io.EOF if no more will come.
+	Next(ctx context.Context) (*relay.Endpoint, error)
+	// Many says that further endpoints may come while earlier ones are in use (option fork).
+	Many() bool
+	// Close stops listening and releases what is not an endpoint's. Endpoints that were handed out stay open.
+	Close() error
+}
+
+// Env is what openers need to know of the program.
+type Env struct {
+	Log *relay.Log
+	// Program is the name in log lines; children get variables with its upper-case form as prefix, besides SOCAT_.
+	Program string
+	// Version is the program's version, for children.
+	Version string
+	// ResolveIP and ListenIP are the preferred IP versions for resolving and listening: '4', '6', or '0' for none.
+	ResolveIP, ListenIP byte
+	// PeerEnv are the variables that the other address has to say about its peer, for programs.
+	PeerEnv []string
+	// Linger is the time of -t: how long a program may go on after the end of its input.
+	Linger time.Duration
+	// ChildFailed is called when a program that we started was seen to end with a status other than 0.
+	ChildFailed func(status int)
+}
+
+// one is the Source of an address that is opened once.
+type one struct {
+	ep    *relay.Endpoint
+	taken bool
+}
+
+// Next implements Source.
+func (o *one) Next(context.Context) (*relay.Endpoint, error) {
+	if o.taken {
+		return nil, io.EOF
+	}
+	o.taken = true
+	return o.ep, nil
+}
+
+// Many implements Source.
+func (o *one) Many() bool { return false }
+
+// Close implements Source.
+func (o *one) Close() error {
+	if !o.taken && o.ep.Close != nil {
+		return o.ep.Close()
+	}
+	return nil
+}
+
+// Open opens the address.
+func (a *Address) Open(ctx context.Context, env *Env) (Source, error) {
+	bs := a.bounds()
+	if len(bs) == 0 {
+		return &one{ep: &relay.Endpoint{Label: a.Text}}, nil
+	}
+	first, err := bs[0].open(ctx, env)
+	if err != nil || len(bs) == 1 {
+		return first, err
+	}
+	second, err := bs[1].open(ctx, env)
+	if err != nil {
+		first.Close()
+		return nil, err
+	}
+	return &dual{first, second}, nil
+}
+
+// Close releases nothing: an Address is only words. It exists so that callers can treat all stages alike.
+func (b *Bound) open(ctx context.Context, env *Env) (Source, error) {
+	src, err := b.Open(ctx, b, env)
+	if err != nil {
+		return nil, errors.Wrap(err, b.Label())
+	}
+	return &watched{Source: src, b: b, env: env}, nil
+}
+
+// watched says of a source's first endpoint which options nothing was done for: nothing may be ignored silently.
+type watched struct {
+	Source
+	b    *Bound
+	env  *Env
+	told bool
+}
+
+// Next implements Source.
+func (w *watched) Next(ctx context.Context) (*relay.Endpoint, error) {
+	ep, err := w.Source.Next(ctx)
+	switch {
+	case err == io.EOF || err != nil && ctx.Err() != nil:
+		return nil, err
+	case err != nil:
+		return nil, errors.Wrap(err, w.b.Label())
+	}
+	if !w.told {
+		w.told = true
+		for _, name := range w.b.unused() {
+			w.env.Log.Warnf("%s: option %q has no effect here", w.b.Label(), name)
+		}
+	}
+	return ep, nil
+}
+
+// dual joins two addresses: the first is read from, the second written to.
+type dual struct{ r, w Source }
+
+// Next implements Source.
+func (d *dual) Next(ctx context.Context) (*relay.Endpoint, error) {
+	r, err := d.r.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w, err := d.w.Next(ctx)
+	if err != nil {
+		if r.Close != nil {
+			r.Close()
+		}
+		return nil, err
+	}
+	return joinHalves(r, w)
+}
+
+// Many implements Source.
+func (d *dual) Many() bool { return d.r.Many() || d.w.Many() }
+
+// Close implements Source.
+func (d *dual) Close() error {
+	err := d.r.Close()
+	if werr := d.w.Close(); err == nil {
+		err = werr
+	}
+	return err
+}
+
+// joinHalves makes one endpoint of the reading half of r and the writing half of w.
+func joinHalves(r, w *relay.Endpoint) (*relay.Endpoint, error) {
+	ep := *r
+	closeBoth := func() error {
+		var err error
+		for _, half := range []*relay.Endpoint{r, w} {
+			if half.Close != nil {
+				if cerr := half.Close(); err == nil {
+					err = cerr
+				}
+			}
+		}
+		return err
+	}
+	if r.Traffic != w.Traffic {
+		closeBoth()
+		return nil, errors.Errorf("%s carries %s, %s carries %s: they can't be one address", r.Label, r.Traffic, w.Label, w.Traffic)
+	}
+	ep.Label = r.Label + "!!" + w.Label
+	ep.W = w.W
+	ep.CanAnswer = r.CanAnswer && w.CanAnswer
+	if ep.Framing == relay.FramingUnset {
+		ep.Framing = w.Framing
+	}
+	ep.HelloTimeout = max(ep.HelloTimeout, w.HelloTimeout)
+	ep.Env = append(append([]string{}, r.Env...), w.Env...)
+	ep.Close = closeBoth
+	return &ep, nil
+}
+
+// retry opens by calling attempt until it works, as the options retry, forever and interval say. ctx ends the waiting.
+func (b *Bound) retry(ctx context.Context, env *Env, attempt func() error) error {
+	tries, pause := optRetry.Or(b, 0), optInterval.Or(b, time.Second)
+	forever := optForever.Or(b, false)
+	for n := uint(0); ; n++ {
+		err := attempt()
+		if err == nil || ctx.Err() != nil || !forever && n >= tries {
+			return err
+		}
+		env.Log.Noticef("%s: %s, trying again in %s", b.Label(), err, pause)
+		if err := pauseFor(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// pauseFor waits, or returns the context's error if it ends first.
+func pauseFor(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

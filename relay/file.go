@@ -1,0 +1,215 @@
+package relay
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// File is a descriptor as the half, or both halves, of an endpoint. It waits in the runtime's poller, never in a blocking system call, as far as the kernel
+// can poll the descriptor; regular files never wait.
+//
+// A File made by NewFile owns its descriptor and closes it. One made by BorrowFile was inherited: its O_NONBLOCK flag, which other
+// processes share, stays as it was, and Close leaves the descriptor open.
+type File struct {
+	*os.File
+	raw   syscall.RawConn
+	fd    int
+	given int      // the number the user knows it by
+	waits bool     // its system calls may block: a borrowed descriptor without O_NONBLOCK
+	watch *os.File // of a borrowed descriptor that may block: an epoll instance that becomes readable when fd does; nil for regular files
+	shut  func() error
+}
+
+// NewFile takes over an open descriptor and sets it non-blocking. Shutting the writing side does nothing until OnCloseWrite says otherwise.
+func NewFile(fd int, name string) (*File, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, errors.Wrapf(err, "descriptor %d", fd)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, errors.Wrap(err, name)
+	}
+	return &File{File: f, raw: raw, fd: fd, given: fd}, nil
+}
+
+// BorrowFile makes a half of an inherited descriptor, such as standard input, without changing what other holders of it see.
+func BorrowFile(fd int, name string) (*File, error) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, errors.Wrapf(err, "descriptor %d", fd)
+	}
+	f := &File{given: fd, waits: flags&unix.O_NONBLOCK == 0}
+	// A duplicate, so that no finalizer and no Close ever touches the number that was handed to us.
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, errors.Wrapf(err, "descriptor %d", fd)
+	}
+	if f.waits && flags&unix.O_ACCMODE != unix.O_WRONLY {
+		if f.watch, err = watchReadable(dup); err != nil {
+			unix.Close(dup)
+			return nil, errors.Wrapf(err, "descriptor %d", fd)
+		}
+	}
+	f.fd = dup
+	f.File = os.NewFile(uintptr(dup), name)
+	if f.raw, err = f.File.SyscallConn(); err != nil {
+		f.Close()
+		return nil, errors.Wrap(err, name)
+	}
+	return f, nil
+}
+
+// watchReadable returns an epoll instance over fd, itself non-blocking and so fit for the runtime's poller; nil if fd never waits (a regular file).
+func watchReadable(fd int) (*os.File, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, errors.Wrap(err, "epoll_create1")
+	}
+	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+	if err == nil {
+		err = unix.SetNonblock(ep, true)
+	}
+	if err != nil {
+		unix.Close(ep)
+		if err == unix.EPERM {
+			return nil, nil
+		}
+		return nil, errors.Wrap(err, "epoll_ctl")
+	}
+	return os.NewFile(uintptr(ep), "epoll"), nil
+}
+
+// Fd returns the number the descriptor was opened or inherited with, for messages and for calls before anything is moved. Unlike os.File's own Fd it leaves the
+// descriptor's mode alone.
+func (f *File) Fd() int { return f.given }
+
+// SyscallConn returns the descriptor for raw system calls.
+func (f *File) SyscallConn() (syscall.RawConn, error) { return f.raw, nil }
+
+// readRaw runs do until it says true, waiting until the descriptor is readable each time it says false.
+func (f *File) readRaw(do func(fd uintptr) bool) error {
+	if f.watch == nil {
+		return f.raw.Read(do)
+	}
+	wc, err := f.watch.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ev [1]unix.EpollEvent
+	return wc.Read(func(ep uintptr) bool {
+		n, err := unix.EpollWait(int(ep), ev[:], 0)
+		return (n > 0 || err != nil && err != unix.EINTR) && do(uintptr(f.fd))
+	})
+}
+
+// Read reads what is there, at most len(p) bytes: of a packet descriptor one packet.
+func (f *File) Read(p []byte) (n int, err error) {
+	if f.watch == nil {
+		n, err = f.File.Read(p)
+		return n, bare(err)
+	}
+	werr := f.readRaw(func(fd uintptr) bool {
+		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), p) })
+		return err != unix.EAGAIN
+	})
+	switch {
+	case werr != nil:
+		return 0, bare(werr)
+	case err != nil:
+		return 0, err
+	case n == 0 && len(p) > 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Write writes all of p.
+func (f *File) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	return n, bare(err)
+}
+
+// SetReadDeadline implements Reader. Descriptors that never wait have no deadline.
+func (f *File) SetReadDeadline(t time.Time) error {
+	if f.watch != nil {
+		return f.watch.SetReadDeadline(t)
+	}
+	return noDeadlineIsFine(f.File.SetReadDeadline(t))
+}
+
+// SetWriteDeadline implements Writer.
+func (f *File) SetWriteDeadline(t time.Time) error {
+	return noDeadlineIsFine(f.File.SetWriteDeadline(t))
+}
+
+// OnCloseWrite sets what CloseWrite does.
+func (f *File) OnCloseWrite(do func() error) { f.shut = do }
+
+// CloseWrite tells the other side that no more will come, as set by OnCloseWrite; nothing if unset.
+func (f *File) CloseWrite() error {
+	if f.shut == nil {
+		return nil
+	}
+	return f.shut()
+}
+
+// Close releases the descriptor, or what was added to an inherited one.
+func (f *File) Close() error {
+	if f.watch != nil {
+		f.watch.Close()
+	}
+	err := f.File.Close()
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return bare(err)
+}
+
+// Shutdown is an OnCloseWrite action for sockets: shutdown(SHUT_WR). A peer that is gone already is no error.
+func (f *File) Shutdown() error {
+	var err error
+	if cerr := f.raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), unix.SHUT_WR) }); cerr != nil {
+		return nil // closed before
+	}
+	if err == unix.ENOTCONN {
+		return nil
+	}
+	return errors.Wrap(err, "shutdown")
+}
+
+func noDeadlineIsFine(err error) error {
+	if errors.Is(err, os.ErrNoDeadline) || errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// bare takes the operation and file name off an os.PathError: the caller knows a better name.
+func bare(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	var se *os.SyscallError
+	if errors.As(err, &se) {
+		return se.Err
+	}
+	return err
+}
+
+func ignoringEINTR(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}

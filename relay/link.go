@@ -1,0 +1,535 @@
+package relay
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// The talk between the two ends of a tunnel (docs/link.md).
+//
+// The direction from the device to the stream calls greet and begin: it sends the first hello and waits until it is decided how packets go. Meanwhile they stand in the
+// device's own queue, where the kernel bounds them. The direction from the stream to the device calls receive, which reads hellos and frames and passes what it
+// hears to heard. Nothing in receive ever waits for the stream to take something: what has to be said is said by a goroutine, talk, so that two ends that both
+// write a lot can't wait for each other.
+//
+//	wire to the peer:    hello, [unframed packets], hello with SWITCH, frames
+//	waiting --(a hello acknowledges ours)--> framed
+//	waiting --(hello-timeout, or the peer sends something else)--> unframed --(a hello acknowledges ours)--> framed
+type link struct {
+	s       *Session
+	dev     *Endpoint // the device
+	stream  *Endpoint // what the packets travel over
+	must    bool      // framing=link: the link protocol or nothing
+	timeout time.Duration
+	own     Hello
+	log     *Log
+
+	say     chan saying
+	ended   chan struct{} // closed when the session is being interrupted
+	once    sync.Once
+	talking sync.WaitGroup
+
+	decided chan struct{} // closed once packets may be sent
+	decide  sync.Once
+
+	mu     sync.Mutex // held while something is written to the stream
+	framed bool       // what we send is framed
+	vnet   bool       // the peer takes packets with virtio-net headers
+
+	// Of the receiving direction.
+	peer     Hello // the last hello of the peer
+	met      bool  // there was one
+	piKnown  atomic.Bool
+	hellos   int
+	switched bool // what we receive is framed
+	warned   bool
+}
+
+// saying is something for the goroutine talk to write.
+type saying struct {
+	hello *Hello
+	frame []byte
+	then  func() // called after it was written, with mu held
+}
+
+// mostHellos bounds how many hellos of one peer are listened to.
+const mostHellos = 64
+
+// prepareFraming decides how packets travel, and makes the link if hellos are exchanged.
+func (s *Session) prepareFraming() error {
+	for _, pair := range [][2]*Endpoint{{s.left, s.right}, {s.right, s.left}} {
+		dev, over := pair[0], pair[1]
+		if over.isDevice() || over.Framing != FramingUnset && dev.Traffic == Stream {
+			if over.Framing != FramingUnset && over.Framing != FramingNone {
+				return errors.Errorf("%s: framing=%s frames packets, but %s carries none: it belongs to the byte stream that a TUN, TAP or INTERFACE address is joined to",
+					over.Label, over.Framing, dev.Label)
+			}
+			continue
+		}
+		if dev.Traffic == Stream {
+			continue
+		}
+		both := s.ltr != nil && s.rtl != nil
+		switch over.Framing {
+		case FramingUnset:
+			over.Framing = FramingNone
+			if dev.isDevice() && both && over.CanAnswer {
+				over.Framing = FramingAuto
+			}
+		case FramingAuto:
+			if !dev.isDevice() || !both {
+				over.Framing = FramingNone
+			}
+		case FramingLink:
+			if !dev.isDevice() || !both {
+				return errors.Errorf("%s: framing=link needs a TUN, TAP or INTERFACE address on the other side and both directions", over.Label)
+			}
+		case FramingU16, FramingQemu, FramingSlip:
+			if over.Traffic != Stream {
+				return errors.Errorf("%s: framing=%s is for byte streams; datagrams keep their borders by themselves", over.Label, over.Framing)
+			}
+		}
+		if over.Framing == FramingAuto || over.Framing == FramingLink {
+			s.link = newLink(s, dev, over)
+		}
+		if over.Traffic == Stream && dev.isDevice() {
+			s.cfg.Log.Infof("packets of %s travel over %s with framing=%s", dev.Label, over.Label, over.Framing)
+		}
+	}
+	return nil
+}
+
+func newLink(s *Session, dev, stream *Endpoint) *link {
+	l := &link{s: s, dev: dev, stream: stream, must: stream.Framing == FramingLink, timeout: stream.HelloTimeout, log: s.cfg.Log,
+		say: make(chan saying, 8), ended: make(chan struct{}), decided: make(chan struct{})}
+	if l.timeout == 0 {
+		l.timeout = DefaultHelloTimeout
+	}
+	l.own = Hello{Kind: DeviceTUN, PI: dev.PI, MTU: uint32(dev.MTU), Caps: CapHeartbeat | CapClose, Nonce: NewNonce(), Software: Software}
+	if dev.Traffic == TAP {
+		l.own.Kind = DeviceTAP
+	}
+	if dev.Offload != nil && stream.Traffic == Stream {
+		l.own.Caps |= dev.Offload.Caps()
+	}
+	return l
+}
+
+// Software is the name and version that hellos carry, for people.
+var Software = "tunsplice"
+
+// stop ends all waiting of the link.
+func (l *link) stop() { l.once.Do(func() { close(l.ended) }) }
+
+// greet sends the first hello and starts the goroutine that says what the receiving direction wants said. It ends with the session.
+func (l *link) greet() {
+	l.talking.Add(1)
+	go l.talk()
+	l.post(saying{hello: &Hello{}})
+}
+
+// talk writes what is to be said.
+func (l *link) talk() {
+	defer l.talking.Done()
+	for {
+		select {
+		case <-l.ended:
+			return
+		case what := <-l.say:
+			if err := l.write(what); err != nil {
+				l.s.fail(err)
+				return
+			}
+		}
+	}
+}
+
+func (l *link) write(what saying) error {
+	p := what.frame
+	if what.hello != nil {
+		var err error
+		if p, err = what.hello.AppendPacket(nil); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, err := l.stream.W.Write(p)
+	switch {
+	case err == nil && what.then != nil:
+		what.then()
+	case isGone(err): // what the peer said before it went is still to be read, and tells more
+		err = nil
+	case l.stream.onePacket(err): // a datagram: the peer may come later
+		err = nil
+	}
+	return errors.Wrapf(err, "%s: write", l.stream.Label)
+}
+
+// post hands something to talk. What there is no room for is dropped: a peer that makes us answer faster than it reads does not need the answers.
+func (l *link) post(what saying) {
+	if what.hello != nil {
+		h := l.own
+		h.Ack, h.Peer, h.Switch, h.Refuse, h.Reason = what.hello.Ack, what.hello.Peer, what.hello.Switch, what.hello.Refuse, what.hello.Reason
+		what.hello = &h
+	}
+	select {
+	case l.say <- what:
+	default:
+	}
+}
+
+// begin sends the first hello and waits until it is decided how packets go.
+func (l *link) begin() error {
+	l.greet()
+	timer := time.NewTimer(l.timeout)
+	defer timer.Stop()
+	select {
+	case <-l.decided:
+		return nil
+	case <-l.ended:
+		return nil
+	case <-timer.C:
+	}
+	if l.must {
+		l.log.Noticef("%s: no hello from the peer yet; packets wait for it", l.stream.Label)
+		select {
+		case <-l.decided:
+		case <-l.ended:
+		}
+		return nil
+	}
+	l.goUnframed(fmt.Sprintf("the peer has sent no hello within %s", l.timeout))
+	return nil
+}
+
+// goUnframed lets packets go as socat sends them, until the peer turns out to be one of ours after all.
+func (l *link) goUnframed(why string) {
+	l.decide.Do(func() {
+		l.log.Warnf("%s: %s: packets go unframed, as socat sends them, and a bulk transfer may break them; with tunsplice at the other end, or framing=u16 or qemu at both, they are safe",
+			l.stream.Label, why)
+		close(l.decided)
+	})
+}
+
+// headLen implements packetSink.
+func (l *link) headLen() int { return LinkHeadLen }
+
+// send implements packetSink: frames once the peer is known, single packets before.
+func (l *link) send(d *direction, b *Batch) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.framed {
+		d.setWay("unframed")
+		return unframed{}.send(d, b)
+	}
+	d.setWay("framed link")
+	if b.VNet {
+		return framedSink{&Link{Send: FramePacketVNet}}.send(d, b)
+	}
+	return framedSink{&Link{}}.send(d, b)
+}
+
+// wantsVNet says whether the next batch should have virtio-net headers.
+func (l *link) wantsVNet() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.vnet
+}
+
+// quit ends the goroutine of the link, after both directions have ended.
+func (l *link) quit() {
+	l.stop()
+	l.stream.W.SetWriteDeadline(time.Unix(1, 0))
+	l.talking.Wait()
+}
+
+// finish tells the peer that the link ends on purpose.
+func (l *link) finish() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.framed {
+		return
+	}
+	if p, err := AppendClose(nil, CloseNormal, ""); err == nil {
+		l.stream.W.Write(p) // the end of the stream follows anyway
+	}
+}
+
+// receive reads the stream: hellos, then frames, or unframed packets from a peer that knows nothing of this.
+func (l *link) receive(d *direction, f *deframer) error {
+	more := true
+	for {
+		if more {
+			if err := f.fill(); err != nil {
+				return d.leftover(f, err)
+			}
+		}
+		var err error
+		switch {
+		case l.switched:
+			more, err = l.frame(d, f)
+		case !l.met && f.at == piLen && f.border == piLen || d.dst.Traffic == TUN:
+			more, err = l.border(d, f)
+		default:
+			more, err = l.borderless(d, f)
+		}
+		if err != nil {
+			if err == errPeerClosed {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+var errPeerClosed = errors.New("the peer has closed the link")
+
+// frame takes one link frame.
+func (l *link) frame(d *direction, f *deframer) (more bool, err error) {
+	typ, body, used, err := (&Link{}).NextFrame(f.unread())
+	if err != nil {
+		return false, errors.Wrap(err, l.stream.Label)
+	}
+	if used == 0 {
+		return true, nil
+	}
+	before := f.buf[:f.at+LinkHeadLen]
+	f.use(used)
+	switch typ {
+	case FramePacket:
+		p := d.dst.adapt(before, body, l.peer.PI)
+		if p == nil {
+			d.lose(errors.Errorf("%s: a packet of %d bytes is too short", l.stream.Label, len(body)))
+			return false, nil
+		}
+		return false, d.putPacket(p)
+	case FramePacketVNet:
+		return false, l.putOffloaded(d, body)
+	}
+	return false, l.control(typ, body)
+}
+
+// putOffloaded writes a packet with virtio-net header to the device.
+func (l *link) putOffloaded(d *direction, body []byte) error {
+	if l.own.Caps&CapVNet == 0 {
+		return errors.Errorf("%s: the peer sends virtio-net headers, which were not offered", l.stream.Label)
+	}
+	d.s.cfg.Dump.see(d, body[VNetLen:])
+	return d.put(len(body)-VNetLen, d.dst.Offload.Put(body))
+}
+
+// control takes a control frame; unknown ones mean nothing.
+func (l *link) control(typ FrameType, body []byte) error {
+	switch typ {
+	case FramePing:
+		if _, err := ParsePing(body); err != nil {
+			return errors.Wrap(err, l.stream.Label)
+		}
+		l.post(saying{frame: AppendPong(nil, body)})
+	case FrameMTU:
+		mtu, err := ParseMTU(body)
+		if err != nil {
+			return errors.Wrap(err, l.stream.Label)
+		}
+		l.log.Noticef("%s: the peer's device has MTU %d now", l.stream.Label, mtu)
+	case FrameClose:
+		code, text, err := ParseClose(body)
+		if err != nil {
+			return errors.Wrap(err, l.stream.Label)
+		}
+		l.log.Noticef("%s: the peer closes the link: %s", l.stream.Label, strings.TrimSpace(code.String()+" "+text))
+		return errPeerClosed
+	}
+	return nil
+}
+
+// border is called where a packet begins: at the start of the stream, and at every packet of an unframed TUN stream.
+func (l *link) border(d *direction, f *deframer) (more bool, err error) {
+	src := f.unread()
+	h, n, more, err := FindHello(src)
+	switch {
+	case more:
+		return true, nil
+	case n > 0:
+		if err == nil {
+			f.use(n)
+		}
+		return len(f.unread()) == 0, l.heard(&h, err)
+	case len(src) == 0:
+		return true, nil
+	}
+	if !l.met {
+		if err := l.foreign(src); err != nil {
+			return false, err
+		}
+	}
+	if d.dst.Traffic != TUN {
+		return l.borderless(d, f)
+	}
+	p, used, err := RawIP{}.Next(src)
+	switch {
+	case err != nil:
+		return false, d.badFrame(err)
+	case used == 0:
+		return true, nil
+	}
+	d.setWay("unframed, split by IP lengths")
+	before := f.buf[:f.at]
+	f.use(used)
+	if p = d.dst.adapt(before, p, hasPI(p)); p == nil {
+		return false, nil
+	}
+	return false, d.putPacket(p)
+}
+
+// borderless is called for what comes unframed from a TAP: what one read brought is one frame, as far as anyone can tell, unless a hello of
+// our peer stands in it.
+func (l *link) borderless(d *direction, f *deframer) (more bool, err error) {
+	src := f.unread()
+	if len(src) == 0 {
+		return true, nil
+	}
+	if !l.met {
+		if h, n, _, err := FindHello(src); n > 0 {
+			if err == nil {
+				f.use(n)
+			}
+			return len(f.unread()) == 0, l.heard(&h, err)
+		}
+		if err := l.foreign(src); err != nil {
+			return false, err
+		}
+		d.setWay("unframed, one read is one packet")
+		p := d.dst.adapt(f.buf[:f.at], src, d.dst.PI)
+		f.use(len(src))
+		return true, d.putPacket(p)
+	}
+	// The peer is one of ours and has sent frames before it heard us. Their borders are unknown.
+	h, off, n, keep := ScanHello(src, l.own.Nonce, l.peer.Form())
+	stale := off
+	if n == 0 {
+		stale = len(src) - keep
+	}
+	if stale > 0 {
+		d.lose(errors.Errorf("%s: %d bytes of frames that the peer sent before the link was up have no borders", l.stream.Label, stale))
+	}
+	f.use(stale)
+	if n == 0 {
+		return true, nil
+	}
+	f.use(n)
+	return len(f.unread()) == 0, l.heard(&h, nil)
+}
+
+// foreign decides about a peer whose first bytes are no hello.
+func (l *link) foreign(first []byte) error {
+	speaks := Foreign(first, l.own.Kind)
+	switch {
+	case l.must && speaks == "":
+		speaks = "something else"
+		fallthrough
+	case l.must:
+		return errors.Errorf("%s: the peer does not speak the link protocol but %s", l.stream.Label, speaks)
+	case speaks != "" && !strings.Contains(speaks, "packet information"):
+		return errors.Errorf("%s: the peer sends no packets: it speaks %s", l.stream.Label, speaks)
+	}
+	l.goUnframed("the peer does not speak the link protocol")
+	return nil
+}
+
+// heard takes a hello; a session that must not go on gets an error.
+func (l *link) heard(h *Hello, err error) error {
+	if err != nil {
+		l.refuse(h, err.Error())
+		return errors.Wrap(err, l.stream.Label)
+	}
+	if l.hellos++; l.hellos > mostHellos {
+		return errors.Errorf("%s: the peer sends hello after hello", l.stream.Label)
+	}
+	switch {
+	case h.Nonce == l.own.Nonce:
+		if l.must {
+			return errors.Errorf("%s: the peer sends back what it is sent: it is an echo, not a tunnel", l.stream.Label)
+		}
+		l.goUnframed("the peer sends back what it is sent")
+		return nil
+	case h.Refuse:
+		return errors.Errorf("%s: the peer refuses the link: %s", l.stream.Label, h.Reason)
+	case h.Kind != l.own.Kind:
+		why := fmt.Sprintf("one end is a %s device, the other a %s device: use the same tun-type at both", l.own.Kind, h.Kind)
+		l.refuse(h, why)
+		return errors.Errorf("%s: %s", l.stream.Label, why)
+	}
+	again := l.met && h.Nonce == l.peer.Nonce
+	l.peer, l.met = *h, true
+	l.piKnown.Store(true)
+	if !again {
+		l.log.Infof("%s: hello from %s, device %s, MTU %d", l.stream.Label, h.Software, h.Kind, h.MTU)
+	}
+	switch {
+	case l.stream.Traffic != Stream:
+		if !h.Acks(l.own.Nonce) {
+			l.post(saying{hello: &Hello{Ack: true, Peer: h.Nonce}})
+		}
+	case !h.Acks(l.own.Nonce):
+		l.post(saying{hello: &Hello{Ack: true, Peer: h.Nonce}})
+	default:
+		l.answered(h)
+	}
+	return nil
+}
+
+// answered takes a hello that acknowledges ours: from here on we send frames.
+func (l *link) answered(h *Hello) {
+	if h.Switch {
+		l.switched = true
+	}
+	l.mu.Lock()
+	framed := l.framed
+	l.mu.Unlock()
+	if framed || l.warned {
+		return
+	}
+	l.warned = true // the switch is said once
+	l.post(saying{hello: &Hello{Ack: true, Peer: h.Nonce, Switch: true}, then: func() {
+		l.framed = true
+		l.vnet = l.own.Caps&h.Caps&CapVNet != 0
+		if l.vnet {
+			if err := l.dev.Offload.Accept(h.Caps); err != nil {
+				l.log.Infof("%s: %v; packets are sent complete", l.dev.Label, err)
+				l.vnet = false
+			}
+		}
+		l.log.Noticef("%s: link to %s is up, packets are framed", l.stream.Label, h.Software)
+		l.decide.Do(func() { close(l.decided) })
+	}})
+}
+
+// refuse tells the peer why, and gives it a moment to read that before the stream ends.
+func (l *link) refuse(h *Hello, why string) {
+	said := make(chan struct{})
+	l.post(saying{hello: &Hello{Ack: h.Nonce != Nonce{}, Peer: h.Nonce, Refuse: true, Reason: why}, then: func() { close(said) }})
+	select {
+	case <-said:
+	case <-l.ended:
+	case <-time.After(time.Second): // the peer does not read
+	}
+}
+
+// datagram takes a packet from a datagram transport: nil if it was a hello, else what the device takes.
+func (l *link) datagram(before, p []byte) ([]byte, error) {
+	h, err := ParseHello(p)
+	if err != ErrNotHello {
+		return nil, l.heard(&h, err)
+	}
+	if !l.met {
+		return p, nil
+	}
+	return l.dev.adapt(before, p, l.peer.PI), nil
+}

@@ -1,0 +1,71 @@
+package relay
+
+import "fmt"
+
+// Level is the severity of a log message, in socat's order.
+type Level int8
+
+// The levels, lowest first. Letter gives the one letter that stands in a log line.
+const (
+	Debug Level = iota
+	Info
+	Notice
+	Warn
+	Error
+	Fatal
+)
+
+// Letter returns the letter that names the level in a log line: D I N W E F.
+func (l Level) Letter() byte { return "DINWEF"[l] }
+
+// Log takes messages of one session or of the whole program. The zero value and nil discard everything. It may be used by several
+// goroutines if the sink may.
+type Log struct {
+	sink  func(Level, string)
+	label string // stands in front of each message, "" for none
+	min   Level
+	lower Level // by how many levels messages are lowered (children-shutup)
+}
+
+// NewLog returns a log that hands messages of at least level min to sink.
+func NewLog(min Level, sink func(Level, string)) *Log { return &Log{sink: sink, min: min} }
+
+// With returns a log for one session, whose messages begin with label and ": ".
+func (l *Log) With(label string) *Log {
+	if l == nil {
+		return nil
+	}
+	c := *l
+	c.label = label + ": "
+	return &c
+}
+
+// Lowered returns a log that lowers each message by n levels, but not below Debug.
+func (l *Log) Lowered(n int) *Log {
+	if l == nil {
+		return nil
+	}
+	c := *l
+	c.lower += Level(min(max(n, 0), int(Fatal)))
+	return &c
+}
+
+// Enabled says whether messages of this level are kept, so that costly ones need not be made.
+func (l *Log) Enabled(level Level) bool {
+	return l != nil && l.sink != nil && max(level-l.lower, Debug) >= l.min
+}
+
+// Print logs one message at the given level.
+func (l *Log) Print(level Level, format string, args ...any) {
+	if !l.Enabled(level) {
+		return
+	}
+	l.sink(max(level-l.lower, Debug), l.label+fmt.Sprintf(format, args...))
+}
+
+// Errorf, Warnf, Noticef, Infof and Debugf log one message at the level of their name.
+func (l *Log) Errorf(format string, args ...any)  { l.Print(Error, format, args...) }
+func (l *Log) Warnf(format string, args ...any)   { l.Print(Warn, format, args...) }
+func (l *Log) Noticef(format string, args ...any) { l.Print(Notice, format, args...) }
+func (l *Log) Infof(format string, args ...any)   { l.Print(Info, format, args...) }
+func (l *Log) Debugf(format string, args ...any)  { l.Print(Debug, format, args...) }

@@ -1,0 +1,382 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// Config says how a session runs.
+type Config struct {
+	LeftToRight, RightToLeft bool
+
+	BufferSize int           // -b: bytes a read takes at most from a stream, 0: the relay's own choice
+	Linger     time.Duration // -t: after the end of one direction, how long the other may be idle
+	Idle       time.Duration // -T: end the session after this time without traffic, 0: never
+	Log        *Log
+	Dump       *Dump // -v -x -r -R: sees everything that passes; nil: nobody looks
+}
+
+// Count is what passed in one direction.
+type Count struct {
+	Packets uint64 // packets, or blocks of a byte stream
+	Bytes   uint64 // payload, without framing
+	Lost    uint64 // packets that were not delivered; the log said why
+	Way     string // how it went: "copy", "splice", "sendfile", "packets", "framed link", ...
+}
+
+// Stats are the counts of both directions. They may be read while the session runs.
+type Stats struct{ LeftToRight, RightToLeft Count }
+
+// Session joins two endpoints.
+type Session struct {
+	cfg         Config
+	left, right *Endpoint
+	ltr, rtl    *direction // nil: not used
+	link        *link      // nil: no hello is exchanged
+
+	epoch time.Time
+	last  atomic.Int64 // when data passed last, nanoseconds after epoch
+
+	mu        sync.Mutex
+	running   int         // directions that have not ended
+	stopping  bool        // the halves have been interrupted
+	lingering bool        // one direction has ended
+	timer     *time.Timer // ends an idle session
+	err       error       // what ended the session, nil for a wanted end
+}
+
+// direction is one half of the traffic: src is read, dst is written.
+type direction struct {
+	s        *Session
+	name     string // "left to right"
+	arrow    byte   // '>' or '<'
+	number   int    // of the source, for messages: 1 left, 2 right
+	src, dst *Endpoint
+	way      atomic.Pointer[string]
+
+	packets, bytes, lost atomic.Uint64
+	complaints           limiter
+}
+
+// NewSession prepares a session. It owns the endpoints from now on; Run closes them.
+func NewSession(left, right *Endpoint, c Config) *Session {
+	s := &Session{cfg: c, left: left, right: right, epoch: time.Now()}
+	if c.LeftToRight && left.R != nil && right.W != nil {
+		s.ltr = &direction{s: s, name: "left to right", arrow: '>', number: 1, src: left, dst: right}
+	}
+	if c.RightToLeft && right.R != nil && left.W != nil {
+		s.rtl = &direction{s: s, name: "right to left", arrow: '<', number: 2, src: right, dst: left}
+	}
+	return s
+}
+
+// Run joins two endpoints until both directions have ended, ctx is cancelled, or a limit of c runs out; these are no errors. It closes both endpoints.
+func Run(ctx context.Context, left, right *Endpoint, c Config) (Stats, error) {
+	s := NewSession(left, right, c)
+	err := s.Run(ctx)
+	return s.Stats(), err
+}
+
+// Run runs the session once.
+func (s *Session) Run(ctx context.Context) error {
+	err := s.transfer(ctx)
+	// The far side of a pipeline ends after the near one: close the reader of data last, so that a program sees its end of file first.
+	for _, e := range []*Endpoint{s.left, s.right} {
+		if cerr := e.close(); cerr != nil && err == nil {
+			err = errors.Wrap(cerr, e.Label)
+		}
+	}
+	return err
+}
+
+func (s *Session) transfer(ctx context.Context) error {
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	s.cfg.Log.Noticef("starting data transfer loop with FDs %s and %s", s.left.fds(), s.right.fds())
+	s.touch()
+	stop := context.AfterFunc(ctx, s.interrupt)
+	defer stop()
+	if s.cfg.Idle > 0 {
+		s.mu.Lock()
+		s.timer = time.AfterFunc(s.cfg.Idle, s.checkIdle)
+		s.mu.Unlock()
+	}
+	// One direction runs here, the other in a goroutine that ends before Run returns.
+	var wg sync.WaitGroup
+	first, second := s.ltr, s.rtl
+	if first == nil {
+		first, second = second, nil
+	}
+	if second != nil {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			s.ended(second, second.run())
+		}()
+	}
+	if first != nil {
+		s.ended(first, first.run())
+	}
+	wg.Wait()
+	if s.link != nil {
+		s.link.quit()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	return s.err
+}
+
+// prepare settles how the two endpoints meet, before anything moves.
+func (s *Session) prepare() error {
+	for _, d := range []*direction{s.ltr, s.rtl} {
+		if d != nil {
+			s.running++
+		}
+	}
+	return s.prepareFraming()
+}
+
+// touch notes that data passed.
+func (s *Session) touch() { s.last.Store(int64(time.Since(s.epoch))) }
+
+// ended takes the end of a direction: nil for the end of its data.
+func (s *Session) ended(d *direction, err error) {
+	s.mu.Lock()
+	s.running--
+	stopping := s.stopping
+	switch {
+	case err == nil, stopping && errors.Is(err, os.ErrDeadlineExceeded):
+		err = nil
+	case d.dst.GoneIsEnd && errors.Is(err, errGone):
+		s.cfg.Log.Noticef("%v", err)
+		err = nil
+	case stopping:
+		s.cfg.Log.Infof("%s: %v", d.name, err)
+		err = nil
+	default:
+		if s.err == nil {
+			s.err = err
+		}
+	}
+	others := s.running
+	s.mu.Unlock()
+	if err != nil {
+		s.interrupt()
+		return
+	}
+	if stopping {
+		return
+	}
+	s.cfg.Log.Noticef("socket %d (fd %d) is at EOF", d.number, fdOf(d.src.R))
+	if err := d.closeWrite(); err != nil {
+		s.cfg.Log.Infof("%s: %v", d.dst.Label, err)
+	}
+	if others > 0 {
+		s.touch()
+		s.mu.Lock()
+		s.lingering = true
+		if s.timer != nil {
+			s.timer.Stop()
+		}
+		s.timer = time.AfterFunc(s.limit(), s.checkIdle)
+		s.mu.Unlock()
+	}
+}
+
+// limit is how long the session may be idle. s.mu is held.
+func (s *Session) limit() time.Duration {
+	if s.lingering && (s.cfg.Idle == 0 || s.cfg.Linger < s.cfg.Idle) {
+		return s.cfg.Linger
+	}
+	return s.cfg.Idle
+}
+
+// checkIdle runs when the session may have been idle long enough.
+func (s *Session) checkIdle() {
+	s.mu.Lock()
+	limit := s.limit()
+	idle := time.Since(s.epoch) - time.Duration(s.last.Load())
+	if left := limit - idle; left > 0 && !s.stopping {
+		s.timer.Reset(left)
+		s.mu.Unlock()
+		return
+	}
+	lingering := s.lingering
+	s.mu.Unlock()
+	if !lingering {
+		s.cfg.Log.Noticef("inactivity timeout triggered")
+	}
+	s.interrupt()
+}
+
+// interrupt ends all waiting; the directions return soon after.
+func (s *Session) interrupt() {
+	s.mu.Lock()
+	already := s.stopping
+	s.stopping = true
+	s.mu.Unlock()
+	if already {
+		return
+	}
+	past := time.Unix(1, 0)
+	for _, e := range []*Endpoint{s.left, s.right} {
+		if e.R != nil {
+			e.R.SetReadDeadline(past)
+		}
+		if e.W != nil {
+			e.W.SetWriteDeadline(past)
+		}
+	}
+	if s.link != nil {
+		s.link.stop()
+	}
+}
+
+// fail ends the session with an error from outside the two pumps.
+func (s *Session) fail(err error) {
+	s.mu.Lock()
+	if s.err == nil && !s.stopping {
+		s.err = err
+	}
+	s.mu.Unlock()
+	s.interrupt()
+}
+
+// Stats returns what passed so far.
+func (s *Session) Stats() Stats {
+	return Stats{s.ltr.count(), s.rtl.count()}
+}
+
+func (d *direction) count() Count {
+	if d == nil {
+		return Count{}
+	}
+	c := Count{Packets: d.packets.Load(), Bytes: d.bytes.Load(), Lost: d.lost.Load()}
+	if w := d.way.Load(); w != nil {
+		c.Way = *w
+	}
+	return c
+}
+
+// took counts n bytes that were delivered in one piece.
+func (d *direction) took(n int) {
+	d.packets.Add(1)
+	d.bytes.Add(uint64(n))
+	d.s.touch()
+}
+
+// setWay notes how data travel, for the statistics.
+func (d *direction) setWay(way string) {
+	if w := d.way.Load(); w == nil || *w != way {
+		d.way.Store(&way)
+		d.s.cfg.Log.Infof("%s: %s", d.name, way)
+	}
+}
+
+// readError and writeError name the endpoint in an error of the transfer.
+func (d *direction) readError(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return errors.Wrapf(err, "%s: read", d.src.Label)
+}
+
+func (d *direction) writeError(err error) error {
+	if isGone(err) {
+		err = goneError{err}
+	}
+	return errors.Wrapf(err, "%s: write", d.dst.Label)
+}
+
+// closeWrite tells dst that no more will come.
+func (d *direction) closeWrite() error {
+	if l := d.s.link; l != nil && d.dst == l.stream {
+		l.finish()
+	}
+	return d.dst.W.CloseWrite()
+}
+
+// run moves data from src to dst until the end.
+func (d *direction) run() error {
+	switch {
+	case d.src.Traffic == Stream && d.dst.Traffic == Stream:
+		return d.copyStream()
+	case d.src.Traffic != Stream && d.dst.Traffic != Stream:
+		return d.copyPackets()
+	case d.dst.Traffic == Stream:
+		return d.framePackets()
+	}
+	return d.deframePackets()
+}
+
+// fds lists the descriptors of an endpoint as socat's log does: "[3,3]".
+func (e *Endpoint) fds() string { return fmt.Sprintf("[%d,%d]", fdOf(e.R), fdOf(e.W)) }
+
+// fdOf returns the descriptor of a half, -1 if it has none.
+func fdOf(half any) int {
+	if f, ok := half.(interface{ Fd() int }); ok {
+		return f.Fd()
+	}
+	return -1
+}
+
+// limiter lets a few messages of a kind pass and counts the rest, so that a flood of bad packets is no flood of log lines.
+type limiter struct {
+	mu     sync.Mutex
+	since  time.Time
+	passed int
+	held   uint64
+}
+
+// allow says whether a message may be printed now, and how many were held back since the last one.
+func (l *limiter) allow() (ok bool, held uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.Sub(l.since) > 10*time.Second {
+		l.since, l.passed = now, 0
+	}
+	if l.passed >= 3 {
+		l.held++
+		return false, 0
+	}
+	l.passed++
+	held, l.held = l.held, 0
+	return true, held
+}
+
+// lose counts a packet that was not delivered and says so, at a limited rate.
+func (d *direction) lose(why error) {
+	d.lost.Add(1)
+	if ok, held := d.complaints.allow(); ok {
+		more := ""
+		if held > 0 {
+			more = fmt.Sprintf(" (and %d more since the last such message)", held)
+		}
+		d.s.cfg.Log.Warnf("%s: packet lost: %v%s", d.name, why, more)
+	}
+}
+
+// isGone says that a descriptor's other side has closed it.
+func isGone(err error) bool {
+	return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+}
+
+// errGone is the kind of a write error that says that the far side is gone. A read error of the same number is no such thing.
+var errGone = errors.New("far side is gone")
+
+type goneError struct{ error }
+
+func (g goneError) Is(target error) bool { return target == errGone }
+func (g goneError) Unwrap() error        { return g.error }

@@ -1,0 +1,325 @@
+package relay
+
+import (
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// Bytes from stream to stream. An idle direction holds no buffer: it is taken from a pool once data are there and given back after they are written. A source that fills
+// the buffer twice in a row is a bulk transfer; if it is a socket and the other side takes splice(2), the bytes then go through a
+// pooled pipe and never enter the program. When the transfer turns into small talk again, so does the way.
+// A regular file goes by sendfile(2).
+const (
+	copySize   = 64 << 10  // bytes a read takes
+	pipeSize   = 256 << 10 // of the pipes that splice goes through: 64 KiB is a quarter slower, more brings nothing
+	smallReads = 16        // that many short moves in a row end splicing
+)
+
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+
+// copyStream moves bytes until src ends.
+func (d *direction) copyStream() error {
+	src, srcFile := d.src.R.(*File)
+	dst, dstFile := d.dst.W.(*File)
+	seen := d.s.cfg.Dump != nil || d.s.cfg.BufferSize > 0
+	m := &mover{d: d, src: src, dst: dst, size: copySize}
+	if d.s.cfg.BufferSize > 0 {
+		m.size = d.s.cfg.BufferSize
+	}
+	if !srcFile {
+		d.setWay("copy")
+		return m.copyPlain()
+	}
+	kind := fileType(src.fd)
+	if kind == unix.S_IFREG && dstFile && !seen {
+		done, err := m.sendFile()
+		if done || err != nil {
+			return err
+		}
+	}
+	m.maySplice = kind == unix.S_IFSOCK && dstFile && !seen
+	d.setWay("copy")
+	for {
+		bulk, err := m.copyUntilBulk()
+		if !bulk {
+			return err
+		}
+		small, err := m.splice()
+		if !small {
+			return err
+		}
+		d.setWay("copy")
+	}
+}
+
+// fileType returns the S_IFMT bits of a descriptor, 0 if unknown.
+func fileType(fd int) uint32 {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return 0
+	}
+	return st.Mode & unix.S_IFMT
+}
+
+// mover is the state of one stream direction.
+type mover struct {
+	d         *direction
+	src, dst  *File // nil where the half is no plain descriptor
+	size      int
+	maySplice bool
+
+	buf  []byte // taken while it holds data
+	n    int    // result of the last raw call
+	err  error
+	left int // bytes in pipe
+
+	outFlags int // of the splice out of the pipe
+	pipe     *splicePipe
+}
+
+func (m *mover) take() {
+	if m.size == copySize {
+		m.buf = copyBuffers.Get().(*[copySize]byte)[:]
+	} else if m.buf == nil {
+		m.buf = make([]byte, m.size)
+	}
+}
+
+func (m *mover) give() {
+	if m.size == copySize && m.buf != nil {
+		copyBuffers.Put((*[copySize]byte)(m.buf))
+		m.buf = nil
+	}
+}
+
+// copyPlain copies between halves that are no plain descriptors.
+func (m *mover) copyPlain() error {
+	m.take()
+	defer m.give()
+	for {
+		n, err := m.d.src.R.Read(m.buf)
+		if n > 0 {
+			if werr := m.deliver(m.buf[:n]); werr != nil {
+				return werr
+			}
+		}
+		if err != nil {
+			return m.d.readError(err)
+		}
+	}
+}
+
+// deliver writes a block.
+func (m *mover) deliver(p []byte) error {
+	m.d.s.cfg.Dump.see(m.d, p)
+	n, err := m.d.dst.W.Write(p)
+	if n > 0 {
+		m.d.took(n)
+	}
+	if err != nil {
+		return m.d.writeError(err)
+	}
+	return nil
+}
+
+// copyUntilBulk copies until the end (false) or until the source fills the buffer twice in a row (true).
+func (m *mover) copyUntilBulk() (bulk bool, err error) {
+	read := m.readBuffer
+	full := 0
+	for {
+		if err := m.src.readRaw(read); err != nil {
+			return false, m.d.readError(bare(err))
+		}
+		if m.err != nil {
+			return false, m.d.readError(m.err)
+		}
+		err := m.deliver(m.buf[:m.n])
+		filled := m.n == len(m.buf)
+		m.give()
+		if err != nil {
+			return false, err
+		}
+		if !filled {
+			full = 0
+		} else if full++; full == 2 && m.maySplice {
+			return true, nil
+		}
+	}
+}
+
+// readBuffer takes a buffer and fills it, or gives it back if there is nothing yet.
+func (m *mover) readBuffer(fd uintptr) bool {
+	m.take()
+	m.n, m.err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), m.buf) })
+	switch {
+	case m.err == unix.EAGAIN:
+		m.give()
+		return false
+	case m.err == nil && m.n == 0:
+		m.err = io.EOF
+	}
+	if m.err != nil {
+		m.give()
+	}
+	return true
+}
+
+// splicePipe is a pipe that data pass through on their way between two descriptors; empty while it is in the pool.
+type splicePipe struct{ r, w int }
+
+var splicePipes = sync.Pool{New: func() any { return newSplicePipe() }}
+
+// newSplicePipe returns nil if the process has no descriptors left: copying goes on without.
+func newSplicePipe() *splicePipe {
+	var fds [2]int
+	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
+		return nil
+	}
+	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // beyond the user's pipe quota it stays at 64 KiB
+	p := &splicePipe{fds[0], fds[1]}
+	// The pool forgets pipes at its own time; so does whoever drops one with data in it.
+	runtime.AddCleanup(p, func(fds [2]int) { unix.Close(fds[0]); unix.Close(fds[1]) }, fds)
+	return p
+}
+
+// splice moves data inside the kernel until the end (false), or until the moves become small or splice turns out to be impossible (true).
+func (m *mover) splice() (small bool, err error) {
+	defer m.dropPipe()
+	in, out := m.spliceIn, m.spliceOut
+	m.outFlags = unix.SPLICE_F_MOVE
+	if !m.dst.waits {
+		m.outFlags |= unix.SPLICE_F_NONBLOCK
+	}
+	for short := 0; short < smallReads; {
+		if err := m.src.readRaw(in); err != nil {
+			return false, m.d.readError(bare(err))
+		}
+		switch {
+		case m.err == unix.EINVAL || m.err == unix.ENOSYS || m.err == errNoPipe:
+			m.maySplice = false
+			return true, nil
+		case m.err != nil:
+			return false, m.d.readError(m.err)
+		}
+		n := m.n
+		for m.left = n; m.left > 0; {
+			if err := m.dst.raw.Write(out); err != nil {
+				return false, m.d.writeError(bare(err))
+			}
+			if m.err == unix.EINVAL {
+				m.maySplice = false
+				return true, m.emptyPipe()
+			}
+			if m.err != nil {
+				return false, m.d.writeError(m.err)
+			}
+			m.left -= m.n
+		}
+		m.d.setWay("splice")
+		m.d.took(n)
+		if n < copySize/8 {
+			short++
+		} else {
+			short = 0
+		}
+	}
+	return true, nil
+}
+
+var errNoPipe = errors.New("no pipe to be had")
+
+func (m *mover) spliceIn(fd uintptr) bool {
+	if m.pipe == nil {
+		if m.pipe = splicePipes.Get().(*splicePipe); m.pipe == nil {
+			m.err = errNoPipe
+			return true
+		}
+	}
+	m.n, m.err = ignoringEINTR(func() (int, error) {
+		n, err := unix.Splice(int(fd), nil, m.pipe.w, nil, 1<<20, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		return int(n), err
+	})
+	switch {
+	case m.err == unix.EAGAIN:
+		m.dropPipe() // an idle session holds no pipe
+		return false
+	case m.err == nil && m.n == 0:
+		m.err = io.EOF
+	}
+	return true
+}
+
+func (m *mover) spliceOut(fd uintptr) bool {
+	m.n, m.err = ignoringEINTR(func() (int, error) {
+		n, err := unix.Splice(m.pipe.r, nil, int(fd), nil, m.left, m.outFlags)
+		return int(n), err
+	})
+	if m.n < 0 {
+		m.n = 0
+	}
+	return m.err != unix.EAGAIN
+}
+
+// emptyPipe writes by hand what a destination without splice left in the pipe.
+func (m *mover) emptyPipe() error {
+	buf := make([]byte, m.left)
+	for m.left > 0 {
+		n, err := ignoringEINTR(func() (int, error) { return unix.Read(m.pipe.r, buf[:m.left]) })
+		if err != nil {
+			return m.d.readError(err)
+		}
+		m.left -= n
+		if err := m.deliver(buf[:n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropPipe gives the pipe back, or closes it if data are left in it.
+func (m *mover) dropPipe() {
+	if m.pipe == nil {
+		return
+	}
+	if m.left == 0 {
+		splicePipes.Put(m.pipe)
+	}
+	m.pipe = nil // a pipe with data in it is closed when it is collected
+}
+
+// sendFile moves a regular file to any descriptor. done is false if the destination does not take sendfile and nothing was moved.
+func (m *mover) sendFile() (done bool, err error) {
+	send := func(fd uintptr) bool {
+		m.n, m.err = ignoringEINTR(func() (int, error) { return unix.Sendfile(int(fd), m.src.fd, nil, 1<<20) })
+		return m.err != unix.EAGAIN
+	}
+	for moved := false; ; moved = true {
+		if m.d.s.isStopping() {
+			return true, os.ErrDeadlineExceeded
+		}
+		if err := m.dst.raw.Write(send); err != nil {
+			return true, m.d.writeError(bare(err))
+		}
+		switch {
+		case !moved && (m.err == unix.EINVAL || m.err == unix.ENOSYS || m.n == 0):
+			return false, nil // a file in /proc says 0 too: reading decides
+		case m.err != nil:
+			return true, m.d.writeError(m.err)
+		case m.n == 0:
+			return true, nil
+		}
+		m.d.setWay("sendfile")
+		m.d.took(m.n)
+	}
+}
+
+func (s *Session) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}

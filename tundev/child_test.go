@@ -1,0 +1,3 @@
+package tundev
+
+var children = map[string]func() error{}
