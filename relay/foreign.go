@@ -149,8 +149,11 @@ func framed(n int, b []byte) string {
 	}
 	if n >= MinEthernet && looksEthernet(b) {
 		// What is within the frame must not be longer; it may be shorter,
-		// by padding.
+		// by padding. Without it there is too little to go by.
 		typ, body := etherPayload(b)
+		if len(body) < 4 {
+			return ""
+		}
 		if typ == etherIPv4 || typ == etherIPv6 {
 			if total, _ := ipLength(body); total > n-MinEthernet {
 				return ""
@@ -249,7 +252,7 @@ func foreignText(b []byte) string {
 		}
 	}
 	// A short line must end as a line.
-	if len(line) < enough && (len(line) < 4 || len(line) == len(b)) {
+	if len(line) < enough && (len(line) < 8 || len(line) == len(b)) {
 		return ""
 	}
 	if cut {

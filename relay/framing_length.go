@@ -7,7 +7,9 @@ import (
 
 // VDEMaxPacket is the longest frame in bytes that the receiver of vde_plug and
 // dpipe takes: 9216 of payload, Ethernet header 14, VLAN tag 4, and 2 (libvdeplug,
-// VDE_ETHBUFSIZE). It throws away everything read together with a longer one.
+// VDE_ETHBUFSIZE). It throws away everything read together with a longer one. A
+// vde_switch behind it may take less: that of vde2 2.3 cuts frames to 1518 bytes
+// without a word, so the MTU is best left at 1500 there.
 const VDEMaxPacket = 9216 + 14 + 4 + 2
 
 // MinEthernet is the length in bytes of an Ethernet header, and so of the

@@ -51,13 +51,10 @@ func (f RawIP) Next(src []byte) (pkt []byte, used int, err error) {
 		if want, why = parsePI(src); why != "" {
 			return nil, 0, rawError(src, why)
 		}
-		if len(src) == piLen {
-			return nil, 0, nil
-		}
 		head = piLen
 	}
 	b := src[head:]
-	if v := b[0] >> 4; want != 0 && v != want {
+	if want != 0 && len(b) > 0 && b[0]>>4 != want {
 		return nil, 0, rawError(src, fmt.Sprintf("packet information (% x) stands in front of a first byte %02x, which is not IPv%d", src[:piLen], b[0], want))
 	}
 	n, why := ipLength(b)
@@ -93,9 +90,11 @@ func parsePI(b []byte) (version byte, why string) {
 }
 
 // ipLength returns the length of the IP packet that starts in b, from its own
-// header; 0 if more of the header is needed; or why that is not a header. b is
-// not empty.
+// header; 0 if more of the header is needed; or why that is not a header.
 func ipLength(b []byte) (n int, why string) {
+	if len(b) == 0 {
+		return 0, ""
+	}
 	switch b[0] >> 4 {
 	case 4:
 		ihl := int(b[0]&15) * 4

@@ -241,7 +241,8 @@ func ScanHello(stream []byte, own Nonce, forms HelloForm) (h Hello, off, n, keep
 				continue
 			}
 			h, n, more, err := findHello(stream[off:], f.form)
-			if n > 0 && err == nil && h.Acks(own) {
+			// A stream carries the packet information that the hello speaks of.
+			if n > 0 && err == nil && h.Form() == f.form && h.Acks(own) {
 				return h, off, n, 0
 			}
 			if more {

@@ -118,7 +118,8 @@ func attach(c *Config) (q *Queue, created bool, err error) {
 	if err != nil {
 		return nil, false, newError("open "+path, err, adviseClone(path, err))
 	}
-	// IFF_TUN_EXCL tells for certain, and without a look-up beforehand, whether the device is new
+	// IFF_TUN_EXCL tells for certain, and without a look-up beforehand, whether the device is new. Should an existing
+	// one vanish between the two calls, ours counts as found: then Close takes back settings of a device that goes.
 	name, err := setIff(fd, c.Name, c.ifFlags()|unix.IFF_TUN_EXCL)
 	created = err == nil
 	if errors.Is(err, unix.EBUSY) && !c.Exclusive {
