@@ -230,8 +230,8 @@ func (b *Bound) Label() string {
 	return strings.Join(append([]string{b.Name}, b.Params...), ":")
 }
 
-// rejoinCommand gives the command line of a program address its colons back: "EXEC:ssh host tunsplice - TUN:10.0.0.1/24,up,pty". socat refuses such a line.
-// If some of the words after the command's first comma are no options of the address, the command goes on to the last of these.
+// rejoinCommand gives a last parameter its colons back: "TUN:fd00::1/64", "EXEC:ssh host tunsplice - TUN:10.0.0.1/24,up,pty". socat refuses such lines. If some of the words
+// after the first comma of a program's command line are no options of the address, the command goes on to the last of these.
 func rejoinCommand(t *Type, s *Single) *Single {
 	if len(s.Params) <= 1 {
 		return s
@@ -239,24 +239,18 @@ func rejoinCommand(t *Type, s *Single) *Single {
 	r := *s
 	last := -1
 	for i, w := range s.Options {
-		if opt, _ := lookupOption(w.Name, t.Groups); opt == nil {
+		if opt, _ := lookupOption(w.Name, t.Groups); opt == nil && t.Groups&GFORK != 0 {
 			last = i
 		}
 	}
 	command := s.Params[0]
 	var sb strings.Builder
-	for i, p := range s.Params {
-		if i > 0 {
-			sb.WriteByte(':')
-		}
-		sb.WriteString(p.Text)
-	}
+	sb.WriteString(s.ParamText())
 	for _, w := range s.Options[:last+1] {
 		sb.WriteByte(',')
 		sb.WriteString(w.Name)
 		if w.HasValue {
-			sb.WriteByte('=')
-			sb.WriteString(w.Value)
+			sb.WriteString("=" + w.Value)
 		}
 	}
 	command.Text = sb.String()

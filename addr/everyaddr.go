@@ -43,19 +43,38 @@ func (b *Bound) checkEvery() error {
 	if optFraming.Or(b, 0) == relay.FramingLink && b.Mode != ReadWrite {
 		return errors.New("framing=link needs both directions: the peer must be able to answer")
 	}
-	return b.checkHalves()
+	return nil
 }
 
 // inside calls fn as the options netns, umask and chdir demand. These belong to a thread here, not to the process: other addresses see nothing of it. What fn
 // leaves open (sockets, files, programs) keeps what it was made with.
 func (b *Bound) inside(fn func() error) error {
+	ns, inNS := optNetns.Get(b)
+	if !inNS {
+		return b.insideFS(fn)
+	}
+	if !optUmask.Given(b) && !optChdir.Given(b) {
+		return tundev.InNetNS(ns, fn)
+	}
+	return b.insideFS(func() error {
+		if err := tundev.EnterNetNS(ns); err != nil {
+			return err
+		}
+		return fn()
+	})
+}
+
+// insideFS is inside without netns. With umask or chdir fn runs on a thread that ends afterwards, so that what was done to the thread is gone with it.
+func (b *Bound) insideFS(fn func() error) error {
 	mask, haveMask := optUmask.Get(b)
 	dir, haveDir := optChdir.Get(b)
-	ns, haveNS := optNetns.Get(b)
-	if haveMask || haveDir {
-		// This may run on a thread that InNetNS made: so it is the innermost.
-		inner := fn
-		fn = func() error {
+	if !haveMask && !haveDir {
+		return fn()
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return errors.Wrap(err, "unshare")
 			}
@@ -67,25 +86,8 @@ func (b *Bound) inside(fn func() error) error {
 			if haveMask {
 				unix.Umask(int(mask))
 			}
-			return inner()
-		}
-	}
-	if haveNS {
-		inner := fn
-		fn = func() error { return tundev.InNetNS(ns, inner) }
-	}
-	if haveMask || haveDir {
-		return onOwnThread(fn)
-	}
-	return fn()
-}
-
-// onOwnThread runs fn on a thread that ends afterwards, so that what fn does to its thread is gone with it.
-func onOwnThread(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- fn()
+			return fn()
+		}()
 	}()
 	return <-done
 }

@@ -159,6 +159,9 @@ func (l *link) write(what saying) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if what.hello != nil && l.framed {
+		return nil // the hello with SWITCH was the last; it acknowledges whatever this one would
+	}
 	_, err := l.stream.W.Write(p)
 	switch {
 	case err == nil && what.then != nil:

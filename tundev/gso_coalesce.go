@@ -155,6 +155,9 @@ func (c *Coalescer) openFlow(pkt []byte, p *ipHeaders, run int) {
 		c.evict = (c.evict + 1) % coalesceFlows
 	}
 	c.flows[i] = openFlow{ports: binary.BigEndian.Uint32(pkt[p.l4:]), run: run}
+	if p.proto == protoTCP {
+		c.runs[run].seq = binary.BigEndian.Uint32(pkt[p.l4+tcpSeqAt:]) + uint32(c.runs[run].size)
+	}
 }
 
 func (c *Coalescer) closeFlow(slot int) {
@@ -163,12 +166,7 @@ func (c *Coalescer) closeFlow(slot int) {
 }
 
 func (c *Coalescer) newRun(n int, p *ipHeaders) int {
-	pkt := c.pkts[n].data
-	r := mergedRun{first: n, last: n, count: 1, p: *p, size: p.end - p.body, total: len(pkt)}
-	if p.proto == protoTCP && p.plain() {
-		r.seq = binary.BigEndian.Uint32(pkt[p.l4+tcpSeqAt:]) + uint32(r.size)
-	}
-	c.runs[c.nruns] = r
+	c.runs[c.nruns] = mergedRun{first: n, last: n, count: 1, p: *p, size: p.end - p.body, total: len(c.pkts[n].data)}
 	c.nruns++
 	return c.nruns - 1
 }
