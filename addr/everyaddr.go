@@ -49,28 +49,31 @@ func (b *Bound) checkEvery() error {
 // inside calls fn as the options netns, umask and chdir demand. These belong to a thread here, not to the process: other addresses see nothing of it. What fn
 // leaves open (sockets, files, programs) keeps what it was made with.
 func (b *Bound) inside(fn func() error) error {
+	if ns, ok := optNetns.Get(b); ok {
+		// A thread that is chosen in there: so the other options come inside.
+		return tundev.InNetNS(ns, func() error { return b.insideFS(fn) })
+	}
+	return b.insideFS(fn)
+}
+
+// insideFS is inside without netns.
+func (b *Bound) insideFS(fn func() error) error {
 	mask, haveMask := optUmask.Get(b)
 	dir, haveDir := optChdir.Get(b)
-	inFS := fn
-	if haveMask || haveDir {
-		inFS = func() error {
-			return withOwnFS(func() error {
-				if haveDir {
-					if err := unix.Chdir(dir); err != nil {
-						return errors.Wrapf(err, "chdir %s", dir)
-					}
-				}
-				if haveMask {
-					unix.Umask(int(mask))
-				}
-				return fn()
-			})
+	if !haveMask && !haveDir {
+		return fn()
+	}
+	return withOwnFS(func() error {
+		if haveDir {
+			if err := unix.Chdir(dir); err != nil {
+				return errors.Wrapf(err, "chdir %s", dir)
+			}
 		}
-	}
-	if ns, ok := optNetns.Get(b); ok {
-		return tundev.InNetNS(ns, inFS) // on a thread that is there already; so the other options come inside
-	}
-	return inFS()
+		if haveMask {
+			unix.Umask(int(mask))
+		}
+		return fn()
+	})
 }
 
 // withOwnFS runs fn on a thread that has a working directory and umask of its own (CLONE_FS). Both are put back afterwards: the thread will do other work, and the first thread of
