@@ -120,7 +120,7 @@ func TestResolve(t *testing.T) {
 // Every example of the socket types is a command line that the tables take.
 func TestSocketExamples(t *testing.T) {
 	for _, typ := range Types() {
-		if family, _, _ := strings.Cut(typ.Name, "-"); !slices.Contains([]string{"TCP", "TCP4", "TCP6", "UDP", "UDP4", "UDP6", "UNIX", "ABSTRACT"}, family) {
+		if family, _, _ := strings.Cut(typ.Name, "-"); !slices.Contains([]string{"TCP", "TCP4", "TCP6", "UDP", "UDP4", "UDP6", "UNIX", "ABSTRACT", "SOCKET"}, family) {
 			continue
 		}
 		if len(typ.Examples) < 2 || typ.Summary == "" || strings.ContainsAny(typ.Summary+typ.Doc, "{}") {

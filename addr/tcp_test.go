@@ -414,3 +414,33 @@ func TestTCPMistakes(t *testing.T) {
 		}
 	}
 }
+
+// Without descriptors left the listener says so, waits and goes on.
+func TestTCPNoDescriptors(t *testing.T) {
+	h := newHost(t)
+	port := freePort(t, "tcp")
+	src := h.source("TCP-LISTEN:"+port, ReadWrite)
+	h.open("TCP:127.0.0.1:"+port, ReadWrite)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
+	defer restore()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}); err != nil {
+		t.Skip(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		ep, err := src.Next(h.ctx)
+		if err == nil {
+			err = ep.Close()
+		}
+		got <- err
+	}()
+	h.waitLog("W accept: ")
+	restore()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
