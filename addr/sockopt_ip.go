@@ -20,6 +20,11 @@ func ip4Int(opt int, o Option) *Option {
 	return sockInt(unix.SOL_IP, opt, o)
 }
 
+func ip4Byte(opt int, o Option) *Option {
+	o.Groups, o.Phase = GIP4|GIP6, PhPastsocket
+	return row(kindByte, o, func(fd, v int) error { return unix.SetsockoptInt(fd, unix.SOL_IP, opt, v) })
+}
+
 func ip6Int(opt int, o Option) *Option {
 	if o.Groups == 0 {
 		o.Groups = GIP6
@@ -38,9 +43,9 @@ var _ = []*Option{
 	ip4Int(unix.IP_TTL, Option{Name: "ip-ttl", Aliases: "ipttl ttl", Doc: "time to live of IPv4 packets, 1 to 255 (default 64)"}),
 	ip4Int(unix.IP_TRANSPARENT, Option{Name: "ip-transparent", Aliases: "transparent", Phase: PhPrebind,
 		Doc: "1: bind to, and take packets for, addresses of other hosts (needs CAP_NET_ADMIN; default 0)"}),
-	ip4Int(unix.IP_MULTICAST_LOOP, Option{Name: "ip-multicast-loop", Aliases: "ipmulticastloop mcloop multicast-loop multicastloop",
+	ip4Byte(unix.IP_MULTICAST_LOOP, Option{Name: "ip-multicast-loop", Aliases: "ipmulticastloop mcloop multicast-loop multicastloop",
 		Doc: "0: this host does not get the multicast packets that it sends (default 1)"}),
-	ip4Int(unix.IP_MULTICAST_TTL, Option{Name: "ip-multicast-ttl", Aliases: "ipmulticastttl multicast-ttl multicastttl",
+	ip4Byte(unix.IP_MULTICAST_TTL, Option{Name: "ip-multicast-ttl", Aliases: "ipmulticastttl multicast-ttl multicastttl",
 		Doc: "time to live of multicast packets, 0 to 255 (default 1)"}),
 	row(kindBin, Option{Name: "ip-options", Aliases: "ipoptions", Groups: GIP4 | GIP6, Phase: PhPastsocket, Doc: "IP options of outgoing packets, as bytes"},
 		func(fd int, data []byte) error {
