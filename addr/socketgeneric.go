@@ -69,7 +69,7 @@ var _ = addType(Type{
 })
 
 var _ = addType(Type{
-	Name: "SOCKET-SENDTO", Aliases: "SENDTO", Params: []Param{paramDomain, paramType, paramProtocol, paramRemote}, Groups: GFD | GSOCKET, Can: ReadWrite,
+	Name: "SOCKET-SENDTO", Aliases: "SENDTO", Params: []Param{paramDomain, paramType, paramProtocol, paramRemote}, Groups: GFD | GSOCKET | GPACKETS, Can: ReadWrite,
 	Summary: "exchange datagrams with one peer by a socket of any family",
 	Doc:     "Datagrams of other senders are passed over." + genericNote,
 	Examples: []Example{
@@ -79,12 +79,12 @@ var _ = addType(Type{
 	Check: checkGeneric,
 	Open: func(_ context.Context, b *Bound, env *Env) (Source, error) {
 		s, remote := b.genericSpec()
-		return oneOf(b.sendTo(env, s, remote, b.genericBind(s.family), func(from *sockaddr) bool { return *from == remote }))
+		return oneOf(b.sendTo(env, s, remote, b.genericBind(s.family), func(from *sockaddr) bool { return *from == remote }, false))
 	},
 })
 
 var _ = addType(Type{
-	Name: "SOCKET-DATAGRAM", Aliases: "DATAGRAM DGRAM", Params: []Param{paramDomain, paramType, paramProtocol, paramRemote}, Groups: GFD | GSOCKET | GRANGE, Can: ReadWrite,
+	Name: "SOCKET-DATAGRAM", Aliases: "DATAGRAM DGRAM", Params: []Param{paramDomain, paramType, paramProtocol, paramRemote}, Groups: GFD | GSOCKET | GRANGE | GPACKETS, Can: ReadWrite,
 	Summary: "send datagrams to a peer by a socket of any family, take answers from anyone",
 	Doc:     "The peer may be a group." + genericNote,
 	Examples: []Example{
@@ -94,7 +94,7 @@ var _ = addType(Type{
 	Check: checkGeneric,
 	Open: func(_ context.Context, b *Bound, env *Env) (Source, error) {
 		s, remote := b.genericSpec()
-		return oneOf(b.sendTo(env, s, remote, b.genericBind(s.family), b.rangeFilter().forPackets(env.Log)))
+		return oneOf(b.sendTo(env, s, remote, b.genericBind(s.family), b.rangeFilter().forPackets(env.Log), true))
 	},
 })
 

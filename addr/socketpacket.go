@@ -25,6 +25,7 @@ type packetSocket struct {
 	admit    func(from *sockaddr) bool // nil: packets of every sender are taken
 	zeroEnds bool                      // of a seqpacket socket, an empty packet is the end
 	only     bool                      // nothing comes after the queue: RECVFROM
+	group    bool                      // the peer may be many: DATAGRAM
 	ready    atomic.Bool               // the queue holds something
 	mu       sync.Mutex                // guards queue and deadline
 	queue    [][]byte                  // packets that came before the session began, or past its socket
@@ -76,6 +77,7 @@ func (b *Bound) packetEndpoint(s *packetSocket) (*relay.Endpoint, error) {
 		return nil, err
 	}
 	ep.Traffic = relay.Datagrams
+	ep.CanAnswer = b.Mode == ReadWrite && !s.only && !s.group
 	ep.OnePack = onePacketError
 	return ep, nil
 }

@@ -12,8 +12,9 @@ import (
 
 // The roles of packet sockets that are the same for every address family.
 
-// sendTo makes the endpoint of a socket with a peer that it is not connected to. admit says whose packets are taken, nil: everyone's.
-func (b *Bound) sendTo(env *Env, s socketSpec, peer sockaddr, bind func(int) error, admit func(from *sockaddr) bool) (*relay.Endpoint, error) {
+// sendTo makes the endpoint of a socket with a peer that it is not connected to. admit says whose packets are taken: the peer's only, or with group those of all whom the
+// peer's address may stand for; nil: everyone's.
+func (b *Bound) sendTo(env *Env, s socketSpec, peer sockaddr, bind func(int) error, admit func(from *sockaddr) bool, group bool) (*relay.Endpoint, error) {
 	fd, err := b.makeSocket(s, bind)
 	if err != nil {
 		return nil, err
@@ -30,7 +31,7 @@ func (b *Bound) sendTo(env *Env, s socketSpec, peer sockaddr, bind func(int) err
 		return nil, err
 	}
 	p := newPacketSocket(f, socketType(fd))
-	p.to, p.admit = peer, admit
+	p.to, p.admit, p.group = peer, admit, group
 	return b.packetEndpoint(p)
 }
 

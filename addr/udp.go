@@ -13,7 +13,7 @@ var udp = &transport{"UDP", "udp", GUDP, unix.SOCK_DGRAM, unix.IPPROTO_UDP}
 
 var _ = ipForms(Type{
 	Name: "UDP{4}-CONNECT", Aliases: "UDP{4}", Params: []Param{{Name: "host"}, {Name: "port"}},
-	Groups: GFD | GSOCKET | GUDP, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GUDP | GPACKETS, Can: ReadWrite,
 	Summary: "exchange UDP datagrams with one peer{any}, by a connected socket",
 	Doc:     "The kernel passes on only what comes from the peer, and reports that nobody listens there as an error.",
 	Examples: []Example{
@@ -24,7 +24,7 @@ var _ = ipForms(Type{
 
 var _ = ipForms(Type{
 	Name: "UDP{4}-LISTEN", Aliases: "UDP{4}-L", Params: []Param{{Name: "port"}},
-	Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRANGE | GUDP, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRANGE | GUDP | GPACKETS, Can: ReadWrite,
 	Summary: "wait for a UDP datagram{any}, then exchange datagrams with its sender",
 	Doc: "The first datagram chooses the peer; those of others are dropped from then on. With fork each sender has a session of its own, until that ends (see -T: " +
 		"datagrams have no end of file).",
@@ -36,7 +36,7 @@ var _ = ipForms(Type{
 
 var _ = ipForms(Type{
 	Name: "UDP{4}-SENDTO", Aliases: "UDP{4}-SEND", Params: []Param{{Name: "host"}, {Name: "port"}},
-	Groups: GFD | GSOCKET | GUDP, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GUDP | GPACKETS, Can: ReadWrite,
 	Summary: "exchange UDP datagrams with one peer{any}, by an unconnected socket",
 	Doc:     "Datagrams of other senders are passed over. That nobody listens at the peer is not noticed.",
 	Examples: []Example{
@@ -47,7 +47,7 @@ var _ = ipForms(Type{
 
 var _ = ipForms(Type{
 	Name: "UDP{4}-DATAGRAM", Aliases: "UDP{4}-DGRAM", Params: []Param{{Name: "host"}, {Name: "port"}},
-	Groups: GFD | GSOCKET | GRANGE | GUDP, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GRANGE | GUDP | GPACKETS, Can: ReadWrite,
 	Summary: "send UDP datagrams to a peer{any} that may be a group, take answers from anyone",
 	Doc:     "The address may be of broadcast (with option broadcast) or multicast. Option range restricts whose datagrams are taken.",
 	Examples: []Example{
@@ -94,7 +94,7 @@ func (t *transport) sendToPeer(onlyPeer bool) func(context.Context, *Bound, *Env
 				if onlyPeer {
 					admit = func(from *sockaddr) bool { return *from == peers[i] }
 				}
-				ep, err = b.sendTo(env, s, peers[i], bind, admit)
+				ep, err = b.sendTo(env, s, peers[i], bind, admit, !onlyPeer)
 			}
 			if err == nil {
 				return &one{ep: ep}, nil

@@ -110,7 +110,7 @@ var _ = unixForms(Type{
 })
 
 var _ = unixForms(Type{
-	Name: "{K}-SENDTO", Groups: GRETRY, Can: ReadWrite,
+	Name: "{K}-SENDTO", Groups: GRETRY | GPACKETS, Can: ReadWrite,
 	Summary: "exchange datagrams with one peer on a {kind}",
 	Doc:     "The peer need not be there yet. It can answer only if option bind or bind-tempname gives this side a name.",
 	Examples: []Example{
@@ -121,7 +121,7 @@ var _ = unixForms(Type{
 	return b.client(ctx, env, func(context.Context) (*relay.Endpoint, error) {
 		n := b.unixClientName(env, abstract)
 		peer := unixSockaddr(b.unixPath(b.Param(0), abstract), abstract, optTightSockLen.Or(b, true))
-		ep, err := b.sendTo(env, socketSpec{family: unix.AF_UNIX, typ: unix.SOCK_DGRAM}, peer, n.bindFunc(), samePeer(peer))
+		ep, err := b.sendTo(env, socketSpec{family: unix.AF_UNIX, typ: unix.SOCK_DGRAM}, peer, n.bindFunc(), samePeer(peer), false)
 		if err != nil {
 			n.remove()
 			return nil, err
