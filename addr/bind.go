@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"tunsplice/relay"
+
 	"github.com/pkg/errors"
 )
 
@@ -17,7 +19,8 @@ type Bound struct {
 	Params []string
 	Mode   Mode // how the session uses it
 
-	settings []setting
+	settings     []setting
+	optionFailed func(error) // BindConfig.OptionFailed
 }
 
 // setting is one option as given.
@@ -40,6 +43,8 @@ type Address struct {
 type BindConfig struct {
 	Mode       Mode // the directions the session needs
 	AnyOptions bool // -g: options of foreign groups are taken, and passed over where they mean nothing
+	// OptionFailed takes the error of an option that is wrong or that the kernel refuses; the address goes on without it (-s). nil: such an error ends the address.
+	OptionFailed func(error)
 }
 
 // Mistake is an error in an argument of the command line.
@@ -138,7 +143,7 @@ func bindSingle(spec *Spec, s *Single, mode Mode, c BindConfig) (*Bound, error) 
 		}
 		return nil, mistake(s.KeywordPos, hint, "unknown device/address %q", s.Keyword)
 	}
-	b := &Bound{Type: t, Spec: s, Mode: mode}
+	b := &Bound{Type: t, Spec: s, Mode: mode, optionFailed: c.OptionFailed}
 	if t.Tail {
 		s = rejoinCommand(t, s)
 		b.Spec = s
@@ -156,7 +161,10 @@ func bindSingle(spec *Spec, s *Single, mode Mode, c BindConfig) (*Bound, error) 
 	b.settings = make([]setting, 0, len(s.Options))
 	for _, w := range s.Options {
 		if err := b.bindOption(w, c, mistake); err != nil {
-			return nil, err
+			if c.OptionFailed == nil {
+				return nil, err
+			}
+			c.OptionFailed(err)
 		}
 	}
 	if missing := mode &^ t.Can; missing != 0 {
@@ -164,11 +172,11 @@ func bindSingle(spec *Spec, s *Single, mode Mode, c BindConfig) (*Bound, error) 
 	}
 	if t.Check != nil {
 		if err := t.Check(b); err != nil {
-			return nil, mistake(s.Pos, Hint(err), "%s: %s", s.Keyword, err)
+			return nil, mistake(s.Pos, Hint(err), "%s: %s", s.Keyword, relay.ErrorText(err))
 		}
 	}
 	if err := b.checkEvery(); err != nil {
-		return nil, mistake(s.Pos, Hint(err), "%s: %s", s.Keyword, err)
+		return nil, mistake(s.Pos, Hint(err), "%s: %s", s.Keyword, relay.ErrorText(err))
 	}
 	return b, nil
 }
@@ -230,8 +238,8 @@ func (b *Bound) Label() string {
 	return strings.Join(append([]string{b.Name}, b.Params...), ":")
 }
 
-// rejoinCommand gives the command line of a program address its colons back: "EXEC:ssh host tunsplice - TUN:10.0.0.1/24,up,pty". socat refuses such a line.
-// If some of the words after the command's first comma are no options of the address, the command goes on to the last of these.
+// rejoinCommand gives a last parameter its colons back: "TUN:fd00::1/64", "EXEC:ssh host tunsplice - TUN:10.0.0.1/24,up,pty". socat refuses such lines. If some of the words
+// after the first comma of a program's command line are no options of the address, the command goes on to the last of these.
 func rejoinCommand(t *Type, s *Single) *Single {
 	if len(s.Params) <= 1 {
 		return s
@@ -239,24 +247,18 @@ func rejoinCommand(t *Type, s *Single) *Single {
 	r := *s
 	last := -1
 	for i, w := range s.Options {
-		if opt, _ := lookupOption(w.Name, t.Groups); opt == nil {
+		if opt, _ := lookupOption(w.Name, t.Groups); opt == nil && t.Groups&GFORK != 0 {
 			last = i
 		}
 	}
 	command := s.Params[0]
 	var sb strings.Builder
-	for i, p := range s.Params {
-		if i > 0 {
-			sb.WriteByte(':')
-		}
-		sb.WriteString(p.Text)
-	}
+	sb.WriteString(s.ParamText())
 	for _, w := range s.Options[:last+1] {
 		sb.WriteByte(',')
 		sb.WriteString(w.Name)
 		if w.HasValue {
-			sb.WriteByte('=')
-			sb.WriteString(w.Value)
+			sb.WriteString("=" + w.Value)
 		}
 	}
 	command.Text = sb.String()

@@ -140,6 +140,10 @@ func (b *Bound) apply(phase Phase, fd int) error {
 		}
 		s.used.Store(true)
 		if err := s.opt.do(fd, s.value); err != nil {
+			if b.optionFailed != nil {
+				b.optionFailed(errors.Wrapf(err, "%s: option %s", b.Label(), s.word.Name))
+				continue
+			}
 			return errors.Wrapf(err, "option %s", s.word.Name)
 		}
 	}

@@ -37,6 +37,10 @@ type Env struct {
 	ChildFailed func(status int)
 }
 
+// ErrAcceptTimeout is returned by Next when the time of option accept-timeout ran out before a peer came. The log has a warning already; the program ends with
+// status 0 once running sessions have ended.
+var ErrAcceptTimeout = errors.New("no peer came within accept-timeout")
+
 // one is the Source of an address that is opened once.
 type one struct {
 	ep    *relay.Endpoint

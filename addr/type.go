@@ -42,7 +42,7 @@ type Type struct {
 	Doc      string // more, for the manual; may be empty
 	Examples []Example
 	Ours     bool // socat has no such type
-	Tail     bool // the last parameter takes the rest of the text, colons included (a command line)
+	Tail     bool // the parameter takes the whole text, colons included (a command line, an IPv6 address)
 
 	// Check finds mistakes in parameters and options that can be found without opening anything; nil: there are none to find.
 	Check func(b *Bound) error

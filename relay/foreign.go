@@ -33,10 +33,8 @@ var foreignTexts = []struct{ prefix, name string }{
 // The more bytes there are, the surer it is; 64 are plenty. The text may quote the
 // peer, made printable.
 func Foreign(first []byte, kind DeviceKind) string {
-	for _, t := range foreignTexts {
-		if bytes.HasPrefix(first, []byte(t.prefix)) {
-			return t.name
-		}
+	if name := foreignByText(first); name != "" {
+		return name
 	}
 	if (kind == DeviceTAP && looksEthernet(first)) || (kind == DeviceTUN && looksIP(first)) {
 		return ""
@@ -53,6 +51,24 @@ func Foreign(first []byte, kind DeviceKind) string {
 		return "bare Ethernet frames, as from a TAP device without framing"
 	}
 	return foreignText(first)
+}
+
+// foreignProtocol names a protocol that carries no packets, whatever the framing: text that some lengths would pass for, or TLS and the like.
+func foreignProtocol(first []byte) string {
+	if name := foreignByText(first); name != "" {
+		return name
+	}
+	return foreignBinary(first)
+}
+
+// foreignByText knows protocols by a beginning that names them.
+func foreignByText(first []byte) string {
+	for _, t := range foreignTexts {
+		if bytes.HasPrefix(first, []byte(t.prefix)) {
+			return t.name
+		}
+	}
+	return ""
 }
 
 // foreignBinary knows protocols that begin with other than text.

@@ -12,7 +12,7 @@ import (
 
 // The talk between the two ends of a tunnel (docs/link.md).
 //
-// The direction from the device to the stream calls greet and begin: it sends the first hello and waits until it is decided how packets go. Meanwhile they stand in the
+// The session calls greet, which sends the first hello. The direction from the device to the stream calls begin, which waits until it is decided how packets go. Meanwhile they stand in the
 // device's own queue, where the kernel bounds them. The direction from the stream to the device calls receive, which reads hellos and frames and passes what it
 // hears to heard. Nothing in receive ever waits for the stream to take something: what has to be said is said by a goroutine, talk, so that two ends that both
 // write a lot can't wait for each other.
@@ -58,7 +58,7 @@ type saying struct {
 }
 
 // mostHellos bounds how many hellos of one peer are listened to.
-const mostHellos = 64
+const mostHellos = 16
 
 // prepareFraming decides how packets travel, and makes the link if hellos are exchanged.
 func (s *Session) prepareFraming() error {
@@ -159,6 +159,9 @@ func (l *link) write(what saying) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if what.hello != nil && l.framed {
+		return nil // the hello with SWITCH was the last; it acknowledges whatever this one would
+	}
 	_, err := l.stream.W.Write(p)
 	switch {
 	case err == nil && what.then != nil:
@@ -184,9 +187,8 @@ func (l *link) post(what saying) {
 	}
 }
 
-// begin sends the first hello and waits until it is decided how packets go.
+// begin waits until it is decided how packets go.
 func (l *link) begin() error {
-	l.greet()
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
 	select {
@@ -380,12 +382,8 @@ func (l *link) border(d *direction, f *deframer) (more bool, err error) {
 		return true, nil
 	}
 	d.setWay("unframed, split by IP lengths")
-	before := f.buf[:f.at]
 	f.use(used)
-	if p = d.dst.adapt(before, p, hasPI(p)); p == nil {
-		return false, nil
-	}
-	return false, d.putPacket(p)
+	return false, d.putRawIP(f, p)
 }
 
 // borderless is called for what comes unframed from a TAP: what one read brought is one frame, as far as anyone can tell, unless a hello of

@@ -21,7 +21,8 @@ func newTunnel(t *testing.T, traffic Traffic, piA, piB bool, framing Framing) *t
 	sa, sb := pair(t, unix.SOCK_STREAM)
 	devA, ka := device(t, traffic, piA)
 	devB, kb := device(t, traffic, piB)
-	return &tunnel{start(t, devA, streamEnd(sa, framing), Config{}), start(t, streamEnd(sb, framing), devB, Config{}), ka, kb}
+	c := Config{Linger: 20 * time.Millisecond}
+	return &tunnel{start(t, devA, streamEnd(sa, framing), c), start(t, streamEnd(sb, framing), devB, c), ka, kb}
 }
 
 func withPI(p []byte, traffic Traffic) []byte {
@@ -210,6 +211,8 @@ func TestForeignPeerIsNamed(t *testing.T) {
 		{TAP, FramingLink, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS"},
 		{TAP, FramingQemu, "HTTP/1.1 200 OK\r\n\r\n", "HTTP"},
 		{TUN, FramingU16, "\x00\x01x\xff\xff", ""},
+		{TUN, FramingU16, "GET / HTTP/1.0\r\n", "HTTP"},
+		{TUN, FramingNone, "GET / HTTP/1.0\r\n", "HTTP"},
 		{TUN, FramingLink, string(ipPacket(100, 1)), "link protocol"},
 	} {
 		sa, peer := pair(t, unix.SOCK_STREAM)

@@ -55,10 +55,15 @@ func (l *Log) Enabled(level Level) bool {
 	return l != nil && l.sink != nil && max(level-l.lower, Debug) >= l.min
 }
 
-// Print logs one message at the given level.
+// Print logs one message at the given level. Errors among args appear as ErrorText has them.
 func (l *Log) Print(level Level, format string, args ...any) {
 	if !l.Enabled(level) {
 		return
+	}
+	for i, a := range args {
+		if err, ok := a.(error); ok && err != nil {
+			args[i] = ErrorText(err)
+		}
 	}
 	l.sink(max(level-l.lower, Debug), l.label+fmt.Sprintf(format, args...))
 }

@@ -73,9 +73,6 @@ func (d *direction) put(n int, err error) error {
 // copyPackets moves packets, each of which stays one packet.
 func (d *direction) copyPackets() error {
 	d.setWay("packets")
-	if d.s.link != nil && d.src == d.s.link.dev {
-		d.s.link.greet()
-	}
 	b := NewBatch(piLen) // room to put packet information in front
 	for {
 		if err := d.nextBatch(b); err != nil {
@@ -305,6 +302,12 @@ func (d *direction) deframePackets() error {
 	if l := d.s.link; l != nil {
 		return l.receive(d, f)
 	}
+	if err := f.fill(); err != nil {
+		return d.readError(err)
+	}
+	if speaks := foreignProtocol(f.unread()); speaks != "" && d.dst.isDevice() {
+		return errors.Errorf("%s: the peer sends no packets: it speaks %s", d.src.Label, speaks)
+	}
 	fr := framer(d.src.Framing, d.dst.Traffic)
 	if fr == nil && d.dst.Traffic == TUN {
 		fr = RawIP{}
@@ -331,14 +334,25 @@ func (d *direction) deframePackets() error {
 		}
 		f.use(used)
 		if p != nil {
+			err := error(nil)
 			if _, raw := fr.(RawIP); raw {
-				p = d.dst.adapt(f.buf[:f.at-used], p, hasPI(p))
+				err = d.putRawIP(f, p)
+			} else {
+				err = d.putPacket(p)
 			}
-			if err := d.putPacket(p); err != nil {
+			if err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// putRawIP writes a packet that was found in the bytes just used. RawIP has taken packet information off; the device may want some.
+func (d *direction) putRawIP(f *deframer, p []byte) error {
+	if p == nil {
+		return nil
+	}
+	return d.putPacket(d.dst.adapt(f.buf[:f.at-len(p)], p, false))
 }
 
 // badFrame counts a frame that cost one packet, and returns the error of a stream that is out of step.
@@ -368,15 +382,18 @@ func (d *direction) readsArePackets(f *deframer) error {
 		d.s.cfg.Log.Warnf("%s: the stream is not framed: where two frames arrive in one read, or one in two, the device gets garbage; use framing=link (tunsplice), qemu or u16 on both ends", d.src.Label)
 	}
 	buf := make([]byte, size)
-	for {
-		n, err := d.src.R.Read(buf)
-		if n > 0 {
-			if err := d.putPacket(buf[:n]); err != nil {
-				return err
+	for n := 0; ; {
+		if first := f.unread(); len(first) > 0 {
+			n = copy(buf, first) // what the look at the first bytes has read
+			f.use(n)
+		} else {
+			var err error
+			if n, err = d.src.R.Read(buf); err != nil {
+				return d.readError(err)
 			}
 		}
-		if err != nil {
-			return d.readError(err)
+		if err := d.putPacket(buf[:n]); err != nil {
+			return err
 		}
 	}
 }

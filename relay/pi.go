@@ -5,11 +5,6 @@ import "encoding/binary"
 // Packet information is the four bytes that a device without IFF_NO_PI puts in front of each packet (if_tun.h, struct tun_pi): flags in host order, 0 here, and the
 // EtherType of the packet, big-endian. Where one end's device has them and the other's has not, the receiver adds or removes them.
 
-// hasPI says whether an IP packet from an unframed stream has packet information in front.
-func hasPI(p []byte) bool {
-	return len(p) > piLen && p[0]>>4 != 4 && p[0]>>4 != 6
-}
-
 // adapt makes p, which came with or without packet information, what e's device takes. before are the bytes in the same array that end where p begins; four of
 // them are overwritten if packet information must be added. The result is nil if p is too short to be adapted.
 func (e *Endpoint) adapt(before, p []byte, peerPI bool) []byte {

@@ -104,6 +104,9 @@ func (s *Session) transfer(ctx context.Context) error {
 	}
 	s.cfg.Log.Noticef("starting data transfer loop with FDs %s and %s", s.left.fds(), s.right.fds())
 	s.touch()
+	if s.link != nil {
+		s.link.greet() // before anything of the peer is heard, so that its hello comes first
+	}
 	stop := context.AfterFunc(ctx, s.interrupt)
 	defer stop()
 	if s.cfg.Idle > 0 {

@@ -20,7 +20,7 @@ type Info struct {
 	Persist      bool             // it stays when nobody has it open
 	MultiQueue   bool
 	PI, VNetHdr  bool // as its last opener wanted
-	InUse        bool // a process has it open and its carrier is on
+	InUse        bool // a process has it open; not seen if that process has switched the carrier off
 	Counters     Counters
 }
 
@@ -98,7 +98,7 @@ func (r *rtnl) findTUN(name string) (*linkState, error) {
 func (l *linkState) info() Info {
 	i := Info{Name: l.name, Index: l.index, Kind: l.tun.kind, Flags: l.flags, MTU: l.mtu, HardwareAddr: l.mac, Bridge: l.master,
 		Persist: l.tun.persist, MultiQueue: l.tun.multiQueue, PI: l.tun.pi, VNetHdr: l.tun.vnetHdr,
-		InUse: l.flags&unix.IFF_LOWER_UP != 0 || l.tun.queues > 0, Counters: l.counters}
+		InUse: l.carrier || l.tun.queues > 0, Counters: l.counters}
 	if l.tun.owner != nil {
 		i.Owner = new(int(*l.tun.owner))
 	}

@@ -45,7 +45,7 @@ func runChild(t *testing.T, ns, name string, attr *syscall.SysProcAttr, env ...s
 	t.Helper()
 	var out bytes.Buffer
 	var err error
-	inNS(t, ns, func() {
+	within(t, ns, func() {
 		cmd := exec.Command("/proc/self/exe") // the binary's directory may be closed to other users
 		cmd.Env = append(os.Environ(), asChild+"="+name)
 		cmd.Env = append(cmd.Env, env...)
@@ -120,8 +120,8 @@ func newNS(t testing.TB) string {
 	return fmt.Sprintf("/proc/self/fd/%d", int(r.ns))
 }
 
-// inNS runs fn in the namespace; it may end the test.
-func inNS(t testing.TB, ns string, fn func()) {
+// within runs fn in the namespace; it may end the test.
+func within(t testing.TB, ns string, fn func()) {
 	t.Helper()
 	err := InNetNS(ns, func() error { fn(); return nil })
 	switch {
@@ -204,7 +204,7 @@ func address(s string) Address { return Address{Prefix: prefix(s)} }
 func exchange(t testing.TB, ns, to string) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
-	inNS(t, ns, func() {
+	within(t, ns, func() {
 		conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to)))
 		if err != nil {
 			t.Fatal(err)

@@ -63,13 +63,10 @@ func newDevice(c *Config, q *Queue, created bool) (*Device, *linkState, error) {
 	return d, link, nil
 }
 
-// vnetHdrSize is the size in bytes of struct virtio_net_hdr without num_buffers (include/uapi/linux/virtio_net.h).
-const vnetHdrSize = 10
-
 // prepare sets what belongs to the descriptor rather than to the interface.
 func (d *Device) prepare(link *linkState) error {
 	if d.config.VNetHdr {
-		if err := d.setPointed(unix.TUNSETVNETHDRSZ, vnetHdrSize, "set the size of the virtio-net header"); err != nil {
+		if err := d.setPointed(unix.TUNSETVNETHDRSZ, VNetHdrLen, "set the size of the virtio-net header"); err != nil {
 			return err
 		}
 		if err := d.setPointed(unix.TUNSETVNETLE, 1, "set the byte order of the virtio-net header"); err != nil {
@@ -118,7 +115,8 @@ func attach(c *Config) (q *Queue, created bool, err error) {
 	if err != nil {
 		return nil, false, newError("open "+path, err, adviseClone(path, err))
 	}
-	// IFF_TUN_EXCL tells for certain, and without a look-up beforehand, whether the device is new
+	// IFF_TUN_EXCL tells for certain, and without a look-up beforehand, whether the device is new. Should an existing
+	// one vanish between the two calls, ours counts as found: then Close takes back settings of a device that goes.
 	name, err := setIff(fd, c.Name, c.ifFlags()|unix.IFF_TUN_EXCL)
 	created = err == nil
 	if errors.Is(err, unix.EBUSY) && !c.Exclusive {

@@ -30,6 +30,8 @@ type batch struct {
 	n     int   // packets done
 	err   error
 	step  func(fd uintptr) bool
+	one   [1][]byte      // bufs of a single Write
+	full  [1]unix.PollFd // writing only
 }
 
 // newQueue takes over the descriptor; it must be non-blocking and bound to its interface.
@@ -49,11 +51,27 @@ func newQueue(fd int, name string) (*Queue, error) {
 func (q *Queue) Name() string { return q.name }
 
 // Read waits for a packet and puts it, with its headers, into p. A packet longer than p is cut.
-func (q *Queue) Read(p []byte) (int, error) { return q.file.Read(p) }
+func (q *Queue) Read(p []byte) (int, error) {
+	n, err := q.file.Read(p)
+	if err != nil {
+		err = q.readError(err)
+	}
+	return n, err
+}
 
 // Write gives one packet, with its headers, to the kernel: whole or not at all. Success does not mean that anybody
 // took it. See PerPacket for errors that concern this packet only.
-func (q *Queue) Write(p []byte) (int, error) { return q.file.Write(p) }
+func (q *Queue) Write(p []byte) (int, error) {
+	q.out.mu.Lock()
+	defer q.out.mu.Unlock()
+	q.out.one[0] = p
+	_, err := q.writeAll(q.out.one[:])
+	q.out.one[0] = nil
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
 
 // ReadBatch waits for a packet and then takes as many as are ready, without waiting for more: packet i fills the first
 // sizes[i] bytes of bufs[i]. It returns the number of packets; sizes must be as long as bufs. A packet longer than its
@@ -77,7 +95,18 @@ func (q *Queue) ReadBatch(bufs [][]byte, sizes []int) (int, error) {
 	if b.n > 0 || err == nil {
 		return b.n, nil
 	}
-	return 0, q.wrap("read", err)
+	return 0, q.readError(err)
+}
+
+// readError names what Go's poller says when a descriptor polls as an error and nothing else ("not pollable", an error
+// that is not exported). A TUN/TAP descriptor does so only when its interface is gone or on its way out (tun_chr_poll
+// in drivers/net/tun.c); a read at that moment may still find just nothing to read.
+func (q *Queue) readError(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) || q.closed.Load() {
+		return q.wrap("read", err)
+	}
+	return q.wrap("read", unix.EBADFD)
 }
 
 func (b *batch) read(fd uintptr) bool {
@@ -105,9 +134,14 @@ func (q *Queue) WriteBatch(bufs [][]byte) (int, error) {
 	if len(bufs) == 0 {
 		return 0, nil
 	}
+	q.out.mu.Lock()
+	defer q.out.mu.Unlock()
+	return q.writeAll(bufs)
+}
+
+// writeAll is called with out.mu held.
+func (q *Queue) writeAll(bufs [][]byte) (int, error) {
 	b := &q.out
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.bufs, b.n, b.err = bufs, 0, nil
 	err := q.conn.Write(b.step)
 	b.bufs = nil
@@ -128,7 +162,9 @@ func (b *batch) write(fd uintptr) bool {
 			b.n++
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return false
+			if !b.writable(fd) {
+				return false
+			}
 		default:
 			b.err = err
 			return true
@@ -137,8 +173,21 @@ func (b *batch) write(fd uintptr) bool {
 	return true
 }
 
-// wrap makes an error of the batch calls look as one of Read and Write does.
+// writable asks the device whether its send buffer has room. If not, the asking is what makes the kernel announce room
+// later: tun_sock_write_space wakes nobody unless tun_chr_poll has found the buffer full before, and an edge-triggered
+// epoll, such as the runtime's, never looks again by itself.
+func (b *batch) writable(fd uintptr) bool {
+	b.full[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
+	n, err := unix.Poll(b.full[:], 0)
+	return n > 0 || err != nil // an error comes again from write, where it is told
+}
+
+// wrap makes an error of the batch calls look as one of os.File does.
 func (q *Queue) wrap(op string, err error) error {
+	var done *os.PathError
+	if errors.As(err, &done) {
+		return err
+	}
 	// the poller has an error of its own for this, which os.File translates but SyscallConn does not
 	if q.closed.Load() {
 		err = os.ErrClosed
@@ -146,7 +195,8 @@ func (q *Queue) wrap(op string, err error) error {
 	return &os.PathError{Op: op, Path: q.name, Err: err}
 }
 
-// SyscallConn gives the descriptor, which is non-blocking and stays the queue's.
+// SyscallConn gives the descriptor, which is non-blocking and stays the queue's. Its Read may fail with Go's error "not
+// pollable" where Read and ReadBatch would say that the device is gone.
 func (q *Queue) SyscallConn() (syscall.RawConn, error) { return q.file.SyscallConn() }
 
 // SetReadDeadline makes reads fail with os.ErrDeadlineExceeded from t on; the zero time takes that back.

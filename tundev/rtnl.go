@@ -56,6 +56,7 @@ type linkState struct {
 	index    int
 	name     string
 	flags    uint32 // IFF_*
+	carrier  bool
 	mtu      int
 	txqlen   int
 	mac      net.HardwareAddr // empty for a TUN device
@@ -138,6 +139,8 @@ func parseLink(m []byte) (*linkState, error) {
 			l.master = int(u32(a.Value))
 		case unix.IFLA_ADDRESS:
 			l.mac = net.HardwareAddr(a.Value)
+		case unix.IFLA_CARRIER:
+			l.carrier = u8(a.Value) != 0
 		case unix.IFLA_STATS64:
 			l.counters = parseCounters(a.Value)
 		case unix.IFLA_LINKINFO:

@@ -115,9 +115,13 @@ func (s *settings) applyTenure(c *Config, link *linkState) error {
 		if id.want == nil || id.is != nil && int64(*id.is) == int64(*id.want) {
 			continue
 		}
-		if err := s.queue.set(id.req, *id.want, fmt.Sprintf("set %s %d", id.what, *id.want)); err != nil {
+		if err := s.queue.control(func(fd int) error { return unix.IoctlSetInt(fd, id.req, *id.want) }); err != nil {
 			s.restoreIDs(c, link)
-			return err
+			hint := ""
+			if errors.Is(err, unix.EINVAL) {
+				hint = "this ID does not exist in the present user namespace"
+			}
+			return s.fail(fmt.Sprintf("set %s %d", id.what, *id.want), err, hint)
 		}
 	}
 	if c.Persist == nil || *c.Persist == link.tun.persist {

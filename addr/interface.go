@@ -1,0 +1,237 @@
+package addr
+
+import (
+	"context"
+	"encoding/binary"
+
+	"tunsplice/relay"
+	"tunsplice/tundev"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// INTERFACE: a packet socket on an existing network interface (packet(7)). Each read is one frame that the interface receives, each write one that it sends. What the host
+// itself sends through the interface is not seen. The socket has virtio-net headers (PACKET_VNET_HDR), since frames of a local sender, on veth for one, come with unfinished
+// checksums or as GSO packets: netdev.go makes complete ones of them. VLAN tags, which the kernel takes off, are put back.
+
+var optRetrieveVLAN = declare(kindBool, Option{Name: "retrieve-vlan", Groups: GINTERFACE, Phase: PhLate,
+	Doc: "INTERFACE: put the VLAN tag back into received frames (default here; 0 leaves it off)"})
+
+var _ = addType(Type{
+	Name: "INTERFACE", Aliases: "IF", Params: []Param{{Name: "interface"}},
+	Groups: GFD | GSOCKET | GINTERFACE, Can: ReadWrite,
+	Summary: "frames of an existing network interface, link layer included",
+	Doc: "Opens a packet socket on a network interface: reads what the interface receives and writes what it is to send. Interface flags and MTU that options change are put " +
+		"back at the end. Needs CAP_NET_RAW.",
+	Examples: []Example{
+		{`-u INTERFACE:lo EXEC:'hexdump -C'`, "shows the packets on the loopback interface"},
+		{`TCP-LISTEN:40839,reuseaddr INTERFACE:eth0,promisc`, "offers the network of eth0 to an L2 tunnel"},
+	},
+	Check: checkInterface,
+	Open:  openInterface,
+})
+
+func checkInterface(b *Bound) error {
+	if name := b.Param(0); name == "" || len(name) >= unix.IFNAMSIZ {
+		return errors.Errorf("interface name %q: 1 to %d characters", name, unix.IFNAMSIZ-1)
+	}
+	for i := range b.settings {
+		switch o := b.settings[i].opt; o {
+		case optTunDevice.opt, optTunName.opt, optTunType.opt, optNoPI.opt, optAddr.opt, optPeer.opt, optRoute.opt, optMAC.opt, optTxQueueLen.opt, optBridge.opt,
+			optPersist.opt, optTunOwner.opt, optTunGroup.opt:
+			return errors.Errorf("option %q is for TUN and TAP, an existing interface is configured with ip(8)", o.Name)
+		}
+	}
+	return nil
+}
+
+func openInterface(_ context.Context, b *Bound, env *Env) (Source, error) {
+	name := b.Param(0)
+	var f *relay.File
+	err := b.inside(func() error {
+		if err := b.apply(PhPresocket, -1); err != nil {
+			return err
+		}
+		// Protocol 0: nothing is received before the socket is bound to its interface.
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return withHint{errors.Wrap(err, "packet socket"), "it needs CAP_NET_RAW: run as root"}
+		}
+		if f, err = relay.NewFile(fd, name); err != nil {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	restore, ethernet, mtu, err := b.setUpInterface(f.Fd(), name)
+	if err != nil {
+		restore()
+		f.Close()
+		return nil, err
+	}
+	ep := &relay.Endpoint{Label: b.Label(), Traffic: relay.TUN, MTU: mtu, OnePack: onePacketOfInterface, Env: []string{"IFACE=" + name}}
+	if ethernet {
+		ep.Traffic = relay.TAP
+	}
+	ep.Close = func() error {
+		restore()
+		return f.Close()
+	}
+	half, err := newNetdev(f.SyscallConn, f, ethernet, true)
+	if err != nil {
+		ep.Close()
+		return nil, err
+	}
+	half.offload.Store(tundev.OffloadTSO4) // the sender decides: a packet of any kind may come
+	half.recv = (&frameReceiver{vlan: ethernet && optRetrieveVLAN.Or(b, true)}).recv
+	half.attach(ep, b.Mode)
+	return &one{ep: ep}, nil
+}
+
+// setUpInterface binds the socket and applies the options. restore undoes what was changed on the interface.
+func (b *Bound) setUpInterface(fd int, name string) (restore func(), ethernet bool, mtu int, err error) {
+	var undo []func()
+	restore = func() {
+		for i := len(undo) - 1; i >= 0; i-- {
+			undo[i]()
+		}
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return restore, false, 0, errors.Wrap(err, name)
+	}
+	get := func(req uint, what string) error {
+		return errors.Wrapf(unix.IoctlIfreq(fd, req, ifr), "%s: %s", name, what)
+	}
+	if err := get(unix.SIOCGIFINDEX, "interface"); err != nil {
+		return restore, false, 0, withHint{err, "\"ip link\" lists the interfaces of this namespace"}
+	}
+	index := int(ifr.Uint32())
+	if err := get(unix.SIOCGIFHWADDR, "type"); err != nil {
+		return restore, false, 0, err
+	}
+	hw := ifr.Uint16()
+	ethernet = hw == unix.ARPHRD_ETHER || hw == unix.ARPHRD_LOOPBACK
+	for _, o := range []int{unix.PACKET_VNET_HDR, unix.PACKET_AUXDATA, packetIgnoreOutgoing} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o, 1); err != nil {
+			return restore, false, 0, errors.Wrapf(err, "packet socket option %d", o)
+		}
+	}
+	if err := b.applyAll(fd, PhPastsocket, PhFD, PhPrebind); err != nil {
+		return restore, false, 0, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL)), Ifindex: index}); err != nil {
+		return restore, false, 0, errors.Wrapf(err, "bind to %s", name)
+	}
+	if set, clear := b.interfaceFlags(); set|clear != 0 {
+		if err := get(unix.SIOCGIFFLAGS, "flags"); err != nil {
+			return restore, false, 0, err
+		}
+		before := ifr.Uint16()
+		after := before&^uint16(clear) | uint16(set)
+		if after != before {
+			ifr.SetUint16(after)
+			if err := get(unix.SIOCSIFFLAGS, "set flags"); err != nil {
+				return restore, false, 0, err
+			}
+			undo = append(undo, func() {
+				back, _ := unix.NewIfreq(name)
+				back.SetUint16(before)
+				unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, back) // the interface may be gone
+			})
+		}
+	}
+	if err := get(unix.SIOCGIFMTU, "MTU"); err != nil {
+		return restore, false, 0, err
+	}
+	mtu = int(ifr.Uint32())
+	if want, given := optIfMTU.Get(b); given && int(want) != mtu {
+		before := uint32(mtu)
+		ifr.SetUint32(uint32(want))
+		if err := get(unix.SIOCSIFMTU, "set MTU"); err != nil {
+			return restore, false, 0, err
+		}
+		mtu = int(want)
+		undo = append(undo, func() {
+			back, _ := unix.NewIfreq(name)
+			back.SetUint32(before)
+			unix.IoctlIfreq(fd, unix.SIOCSIFMTU, back)
+		})
+	}
+	return restore, ethernet, mtu, b.applyAll(fd, PhPastbind, PhConnected, PhLate, PhLate2)
+}
+
+// packetIgnoreOutgoing is PACKET_IGNORE_OUTGOING of linux/if_packet.h (Linux 4.20).
+const packetIgnoreOutgoing = 23
+
+// onePacketOfInterface says that an error concerns one frame: it is too long for the interface, or the interface is down for the moment.
+func onePacketOfInterface(err error) bool {
+	for _, e := range []error{unix.EMSGSIZE, unix.ENOBUFS, unix.ENETDOWN, unix.EINVAL, unix.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return onePacketOfDevice(err)
+}
+
+// frameReceiver reads frames from a packet socket and puts VLAN tags back.
+type frameReceiver struct {
+	vlan bool
+	oob  [64]byte // struct cmsghdr and struct tpacket_auxdata
+}
+
+const vlanLen = 4
+
+// recv reads the virtio-net header into head and the frame into buf.
+func (r *frameReceiver) recv(fd int, head, buf []byte) (int, error) {
+	n, oobn, _, _, err := unix.RecvmsgBuffers(fd, [][]byte{head, buf[:len(buf)-vlanLen]}, r.oob[:], 0)
+	if err != nil || !r.vlan || oobn == 0 {
+		return n, err
+	}
+	tpid, tci, tagged := vlanTag(r.oob[:oobn])
+	frame := n - len(head)
+	if !tagged || frame < 12 {
+		return n, nil
+	}
+	copy(buf[12+vlanLen:], buf[12:frame])
+	binary.BigEndian.PutUint16(buf[12:], tpid)
+	binary.BigEndian.PutUint16(buf[14:], tci)
+	var h tundev.VNetHdr
+	if h.Decode(head) == nil && (h.Flags&tundev.VNetNeedsCsum != 0 || h.GSOType != tundev.GSONone) {
+		h.CsumStart += vlanLen
+		h.HdrLen += vlanLen
+		h.Encode(head)
+	}
+	return n + vlanLen, nil
+}
+
+// vlanTag finds the tag that the kernel took off in a PACKET_AUXDATA message (linux/if_packet.h, struct tpacket_auxdata).
+func vlanTag(oob []byte) (tpid, tci uint16, tagged bool) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0, 0, false
+	}
+	const (
+		auxLen         = 20
+		statusVLAN     = 1 << 4 // TP_STATUS_VLAN_VALID
+		statusVLANTPID = 1 << 6 // TP_STATUS_VLAN_TPID_VALID
+	)
+	for _, m := range msgs {
+		if m.Header.Level != unix.SOL_PACKET || m.Header.Type != unix.PACKET_AUXDATA || len(m.Data) < auxLen {
+			continue
+		}
+		status := binary.NativeEndian.Uint32(m.Data)
+		if status&statusVLAN == 0 {
+			continue
+		}
+		tpid = unix.ETH_P_8021Q
+		if status&statusVLANTPID != 0 {
+			tpid = binary.NativeEndian.Uint16(m.Data[18:])
+		}
+		return tpid, binary.NativeEndian.Uint16(m.Data[16:]), true
+	}
+	return 0, 0, false
+}

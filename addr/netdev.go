@@ -1,0 +1,402 @@
+package addr
+
+import (
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"tunsplice/relay"
+	"tunsplice/tundev"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// netdev is a device's descriptor as the packet halves of an endpoint: it fills batches for the relay and writes its packets, and does what the virtio-net header in front of each
+// packet asks for where the other side can't.
+//
+// The header is there on every read and write if the device was opened with it. What the relay sees depends on the batch: with Batch.VNet the header travels with the packet to the
+// peer, otherwise it is taken off, checksums are finished and GSO packets are split into what the batch has room for; the rest comes with the next batch.
+type netdev struct {
+	raw        syscall.RawConn
+	deadlines  deadlines
+	ethernet   bool
+	vnet       bool // packets have a virtio-net header on the descriptor
+	setOffload func(flags int) error
+	recv       func(fd int, head, packet []byte) (int, error) // reads header and packet; nil: readv
+	offload    atomic.Int32                                   // TUN_F_ flags that are on
+
+	// Of the reading goroutine.
+	batch   *relay.Batch
+	err     error
+	fill    func(fd uintptr) bool
+	head    [tundev.VNetHdrLen]byte
+	scratch []byte // holds a GSO packet while it is being split
+	split   tundev.Splitter
+	bad     error // a packet that could not be made complete; the next ReadBatch returns it
+
+	// Of the writing goroutine.
+	out    [2]unix.Iovec // an empty virtio-net header and the packet
+	outN   int
+	none   [tundev.VNetHdrLen]byte
+	packet []byte
+	werr   error
+	drain  func(fd uintptr) bool
+}
+
+type deadlines interface {
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+func newNetdev(conn func() (syscall.RawConn, error), d deadlines, ethernet, vnet bool) (*netdev, error) {
+	raw, err := conn()
+	if err != nil {
+		return nil, err
+	}
+	n := &netdev{raw: raw, deadlines: d, ethernet: ethernet, vnet: vnet}
+	n.fill, n.drain = n.fillBatch, n.writePacket
+	return n, nil
+}
+
+// attach makes n the halves of an endpoint.
+func (n *netdev) attach(ep *relay.Endpoint, mode Mode) {
+	if mode&Read != 0 {
+		ep.R = n
+	}
+	if mode&Write != 0 {
+		ep.W = n
+	}
+	if n.vnet && n.setOffload != nil && mode == ReadWrite {
+		ep.Offload = n
+	}
+}
+
+// SetReadDeadline implements relay.Reader.
+func (n *netdev) SetReadDeadline(t time.Time) error { return n.deadlines.SetReadDeadline(t) }
+
+// SetWriteDeadline implements relay.Writer.
+func (n *netdev) SetWriteDeadline(t time.Time) error { return n.deadlines.SetWriteDeadline(t) }
+
+// CloseWrite implements relay.Writer: a device has no end.
+func (n *netdev) CloseWrite() error { return nil }
+
+// Read implements relay.Reader: one packet, complete.
+func (n *netdev) Read(p []byte) (int, error) {
+	b := relay.NewBatch(0)
+	if err := n.ReadBatch(b); err != nil {
+		return 0, err
+	}
+	return copy(p, b.Packet(0)), nil
+}
+
+// ReadBatch implements relay.BatchReader.
+func (n *netdev) ReadBatch(b *relay.Batch) error {
+	n.batch, n.err = b, nil
+	if err := n.bad; err != nil {
+		n.bad = nil
+		return err
+	}
+	if n.splitRest(); b.Len() > 0 {
+		return nil
+	}
+	err := n.raw.Read(n.fill)
+	n.batch = nil
+	switch {
+	case b.Len() > 0:
+		return nil // an error that follows comes again
+	case err != nil:
+		return n.pollError(err)
+	}
+	err, n.bad = n.bad, nil
+	if err == nil {
+		err = n.err
+	}
+	return err
+}
+
+// pollError names what Go's poller says of a device that is gone: "not pollable", an error that is not exported.
+func (n *netdev) pollError(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		return bareError(err)
+	}
+	return deviceError(unix.EBADFD)
+}
+
+// onePacketOfDevice says that an error concerns one packet only: the kernel refuses it, or its virtio-net header makes no sense.
+func onePacketOfDevice(err error) bool {
+	var header tundev.VNetError
+	return tundev.PerPacket(err) || errors.As(err, &header)
+}
+
+// fillBatch reads until there is nothing more to be had or no room.
+func (n *netdev) fillBatch(fd uintptr) bool {
+	for {
+		var got bool
+		switch {
+		case !n.vnet:
+			got = n.readPlain(int(fd), false)
+		case n.batch.VNet:
+			got = n.readPlain(int(fd), true)
+		default:
+			got = n.readComplete(int(fd))
+		}
+		if !got {
+			return n.err != nil || n.bad != nil || n.batch.Len() > 0
+		}
+	}
+}
+
+// readPlain adds one packet as the descriptor has it.
+func (n *netdev) readPlain(fd int, vnet bool) bool {
+	room := n.batch.Room()
+	if room == nil {
+		return false
+	}
+	got, err := n.read(fd, room, nil)
+	if err != nil {
+		return false
+	}
+	if vnet {
+		if err := n.sendable(room[:got]); err != nil {
+			n.bad = err
+			return true
+		}
+	}
+	n.batch.Commit(got)
+	return true
+}
+
+// sendable makes sure that a peer will take the virtio-net header in front of a packet. What the peer's check has no words for, say an unfinished checksum behind three VLAN
+// tags, is finished here.
+func (n *netdev) sendable(p []byte) error {
+	var h tundev.VNetHdr
+	if err := h.Decode(p); err != nil {
+		return err
+	}
+	pkt := p[tundev.VNetHdrLen:]
+	_, err := h.Validate(pkt, n.ethernet)
+	if err == nil || h.GSOType != tundev.GSONone {
+		return err
+	}
+	if err := tundev.Complete(h, pkt); err != nil {
+		return err
+	}
+	(tundev.VNetHdr{}).Encode(p)
+	return nil
+}
+
+// readComplete adds one packet without its virtio-net header, or the segments that it stands for.
+func (n *netdev) readComplete(fd int) bool {
+	room := n.batch.Room()
+	if room == nil || n.split.Left() > 0 {
+		return false
+	}
+	into := room
+	if n.offload.Load()&(tundev.OffloadTSO4|tundev.OffloadTSO6|tundev.OffloadUSO4) != 0 {
+		if n.scratch == nil {
+			n.scratch = make([]byte, relay.MaxPacket)
+		}
+		into = n.scratch
+	}
+	got, err := n.read(fd, n.head[:], into)
+	if err != nil {
+		return false
+	}
+	var h tundev.VNetHdr
+	if got <= tundev.VNetHdrLen || h.Decode(n.head[:]) != nil {
+		return true // no packet: the kernel does not do this
+	}
+	pkt := into[:got-tundev.VNetHdrLen]
+	if h.GSOType == tundev.GSONone {
+		if n.bad = tundev.Complete(h, pkt); n.bad != nil {
+			return true
+		}
+		n.batch.Commit(copy(room, pkt)) // copies nothing if it was read in place
+		return true
+	}
+	if &into[0] == &room[0] { // offloads were switched off while this packet was under way
+		if n.scratch == nil {
+			n.scratch = make([]byte, relay.MaxPacket)
+		}
+		pkt = n.scratch[:copy(n.scratch, pkt)]
+	}
+	if n.bad = n.split.Reset(h, pkt, n.ethernet); n.bad != nil {
+		return true
+	}
+	n.splitRest()
+	return true
+}
+
+// splitRest adds the segments that are left of a GSO packet, as far as there is room.
+func (n *netdev) splitRest() {
+	for n.split.Left() > 0 {
+		room := n.batch.Room()
+		if room == nil {
+			return
+		}
+		size, err := n.split.Next(room)
+		if err != nil {
+			n.bad, n.split = err, tundev.Splitter{}
+			return
+		}
+		n.batch.Commit(size)
+	}
+}
+
+// read reads one packet into one or two buffers; n.err is set for errors other than "nothing there".
+func (n *netdev) read(fd int, first, second []byte) (got int, err error) {
+	for {
+		switch {
+		case second == nil:
+			got, err = unix.Read(fd, first)
+		case n.recv != nil:
+			got, err = n.recv(fd, first, second)
+		default:
+			iov := [2]unix.Iovec{{Base: &first[0]}, {Base: &second[0]}}
+			iov[0].SetLen(len(first))
+			iov[1].SetLen(len(second))
+			got, err = rawVector(unix.SYS_READV, fd, &iov)
+		}
+		switch err {
+		case nil:
+			return got, nil
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+		default:
+			n.err = deviceError(err)
+		}
+		return 0, err
+	}
+}
+
+// rawVector calls readv or writev on two buffers. The wrappers of package unix allocate.
+func rawVector(call uintptr, fd int, iov *[2]unix.Iovec) (int, error) {
+	n, _, errno := syscall.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), 2)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// deviceError says in words that a device has vanished.
+func deviceError(err error) error {
+	if tundev.IsGone(err) {
+		return errors.Wrap(err, "the device was deleted")
+	}
+	return err
+}
+
+// Write implements relay.Writer: one complete packet.
+func (n *netdev) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, unix.EINVAL
+	}
+	n.packet = p
+	n.outN = 1
+	if n.vnet {
+		n.outN = 2
+	}
+	return len(p), n.send()
+}
+
+// Put implements relay.Offload.
+func (n *netdev) Put(p []byte) error {
+	var h tundev.VNetHdr
+	if err := h.Decode(p); err != nil {
+		return err
+	}
+	h, err := h.Validate(p[tundev.VNetHdrLen:], n.ethernet)
+	if err != nil {
+		return err
+	}
+	h.Encode(p)
+	n.packet, n.outN = p, 1
+	return n.send()
+}
+
+func (n *netdev) send() error {
+	err := n.raw.Write(n.drain)
+	n.packet = nil
+	if err != nil {
+		return n.pollError(err)
+	}
+	return n.werr
+}
+
+func (n *netdev) writePacket(fd uintptr) bool {
+	for {
+		var err error
+		if n.outN == 1 {
+			_, err = unix.Write(int(fd), n.packet)
+		} else {
+			n.out[0].Base, n.out[1].Base = &n.none[0], &n.packet[0]
+			n.out[0].SetLen(len(n.none))
+			n.out[1].SetLen(len(n.packet))
+			_, err = rawVector(unix.SYS_WRITEV, int(fd), &n.out)
+			n.out[1].Base = nil
+		}
+		if err == unix.EINTR {
+			continue
+		}
+		n.werr = nil
+		if err != nil {
+			n.werr = deviceError(err)
+		}
+		return err != unix.EAGAIN
+	}
+}
+
+// offloadCaps says which offload each capability of the hello stands for.
+var offloadCaps = []struct {
+	cap  relay.Caps
+	flag int
+}{
+	{relay.CapTSO4, tundev.OffloadTSO4},
+	{relay.CapTSO6, tundev.OffloadTSO6},
+	{relay.CapECN, tundev.OffloadTSOECN},
+	{relay.CapUSO4 | relay.CapUSO6, tundev.OffloadUSO4 | tundev.OffloadUSO6}, // the kernel knows them together only
+}
+
+// Caps implements relay.Offload: writing takes everything that Validate lets through.
+func (n *netdev) Caps() relay.Caps {
+	caps := relay.CapVNet
+	for _, c := range offloadCaps {
+		caps |= c.cap
+	}
+	return caps
+}
+
+// Accept implements relay.Offload.
+func (n *netdev) Accept(peer relay.Caps) error {
+	flags := 0
+	if peer&relay.CapVNet != 0 {
+		flags = tundev.OffloadCsum
+		for _, c := range offloadCaps {
+			if peer&c.cap == c.cap {
+				flags |= c.flag
+			}
+		}
+	}
+	n.offload.Store(int32(flags))
+	err := n.setOffload(flags)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.2
+		flags &^= tundev.OffloadUSO4 | tundev.OffloadUSO6
+		n.offload.Store(int32(flags))
+		err = n.setOffload(flags)
+	}
+	return err
+}
+
+// bareError takes the file name off an error of a raw call.
+func bareError(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

@@ -1,0 +1,158 @@
+package addr
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"tunsplice/relay"
+
+	"github.com/pkg/errors"
+)
+
+// Which peers an address takes.
+var (
+	optRange = declare(kindRange, Option{Name: "range", Groups: GRANGE, Phase: PhAccept,
+		Doc: "take peers from this range of addresses only: 10.0.0.0/8, 10.0.0.0:255.0.0.0 or [fd00::]/8"})
+	optSourcePort = declare(kindUshort, Option{Name: "sourceport", Aliases: "sp", Groups: GUDP | GTCP, Phase: PhLate,
+		Doc: "client: local port; server: take only peers with this port"})
+	optLowPort = declare(kindBool, Option{Name: "lowport", Groups: GUDP | GTCP, Phase: PhLate,
+		Doc: "client: use a free local port from 640 to 1023; server: take only peers with a port below 1024"})
+)
+
+// addrRange is the addresses that equal addr in the bits of mask. The mask may have holes.
+type addrRange struct {
+	v4         bool
+	addr, mask [16]byte
+}
+
+var kindRange = kindOf[addrRange]{"STRING", need(parseRange)}
+
+func parseRange(text string) (r addrRange, err error) {
+	bad := func(why string) (addrRange, error) {
+		return addrRange{}, withHint{errors.Errorf("%q is no range of addresses: %s", text, why), "write 10.0.0.0/8, 10.0.0.0:255.0.0.0 or [fd00::]/8"}
+	}
+	host, suffix := text, ""
+	if i := strings.LastIndexAny(text, "/]:"); i >= 0 && text[i] != ']' {
+		host, suffix = text[:i], text[i:]
+	}
+	ip, literal, err := parseIP(host)
+	if err != nil || !literal || ip.Zone() != "" {
+		return bad("no IP address in front")
+	}
+	r = addrRange{v4: ip.Is4(), addr: ip.As16()}
+	bits := 128
+	switch {
+	case strings.HasPrefix(suffix, "/"):
+		n, err := strconv.ParseUint(suffix[1:], 10, 8)
+		if err != nil || int(n) > ip.BitLen() {
+			return bad("the number of bits is 0 to " + strconv.Itoa(ip.BitLen()))
+		}
+		bits = 128 - ip.BitLen() + int(n)
+	case suffix != "":
+		mask, err := netip.ParseAddr(suffix[1:])
+		if err != nil || mask.Is4() != r.v4 {
+			return bad("no mask behind the colon")
+		}
+		r.mask = mask.As16()
+		for i := range 12 {
+			if r.v4 {
+				r.mask[i] = 0xff
+			}
+		}
+		return r, nil
+	}
+	for i := range bits {
+		r.mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return r, nil
+}
+
+// holds says whether ip is in the range. An IPv4 address mapped into IPv6 counts as what it is.
+func (r *addrRange) holds(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	if !ip.IsValid() || ip.Is4() != r.v4 {
+		return false
+	}
+	a := ip.As16()
+	for i, m := range r.mask {
+		if (a[i]^r.addr[i])&m != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// peerFilter holds the options that refuse peers.
+type peerFilter struct {
+	within     *addrRange // nil: any
+	sourcePort int        // -1: any
+	low        bool
+}
+
+// peerFilter returns the filter of an address that waits for peers, nil if every peer is welcome.
+func (b *Bound) peerFilter() *peerFilter {
+	f := &peerFilter{sourcePort: optSourcePort.Or(b, -1), low: optLowPort.Or(b, false)}
+	if r, ok := optRange.Get(b); ok {
+		f.within = &r
+	}
+	if f.within == nil && f.sourcePort < 0 && !f.low {
+		return nil
+	}
+	return f
+}
+
+// rangeFilter returns the filter of an address whose options about ports mean its own one.
+func (b *Bound) rangeFilter() *peerFilter {
+	if r, ok := optRange.Get(b); ok {
+		return &peerFilter{within: &r, sourcePort: -1}
+	}
+	return nil
+}
+
+// refuses returns the name of the option that refuses the peer, "" if it is welcome.
+func (f *peerFilter) refuses(peer *sockaddr) string {
+	switch {
+	case f == nil:
+	case f.within != nil && !f.within.holds(peer.ip()):
+		return optRange.opt.Name
+	case f.sourcePort >= 0 && int(peer.port()) != f.sourcePort:
+		return optSourcePort.opt.Name
+	case f.low && peer.port() >= 1024:
+		return optLowPort.opt.Name
+	}
+	return ""
+}
+
+// admit asks the filter and logs what it says; what is "connection" or "packet".
+func (f *peerFilter) admit(log *relay.Log, what string, peer *sockaddr) bool {
+	if f == nil {
+		return true
+	}
+	if opt := f.refuses(peer); opt != "" {
+		log.Warnf("refusing %s from %s due to %s option", what, peer, opt)
+		return false
+	}
+	log.Infof("permitting %s from %s", what, peer)
+	return true
+}
+
+// forPackets returns the filter as a question about the sender of each packet, nil if every sender is welcome. Of a sender's packets in a row
+// only the first refusal is logged.
+func (f *peerFilter) forPackets(log *relay.Log) func(from *sockaddr) bool {
+	if f == nil {
+		return nil
+	}
+	var last sockaddr
+	return func(from *sockaddr) bool {
+		opt := f.refuses(from)
+		if opt == "" {
+			return true
+		}
+		if *from != last {
+			last = *from
+			log.Warnf("refusing packets from %s due to %s option", from, opt)
+		}
+		return false
+	}
+}

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tunsplice/addr"
+	"tunsplice/relay"
+
+	"github.com/pkg/errors"
+)
+
+// program is one run of the program.
+type program struct {
+	*commandLine
+	sink     *logSink
+	log      *relay.Log
+	lock     *lockFile // nil: none
+	sessions sessions
+
+	resolveIP, listenIP    byte // as addr.Env has them
+	transferWait, forkWait time.Duration
+	rawLeft, rawRight      *os.File // copies whose names are the same for all sessions; nil: none, or one for each session
+	childFailed            atomic.Bool
+}
+
+// run is the whole program. It returns the exit status.
+func run(argv []string) int {
+	var c commandLine
+	command, mistake := parseArgs(&c, argv[1:])
+	p := &program{commandLine: &c, sink: newLogSink(&c, argv[0])}
+	p.log = relay.NewLog(logLevel(c.Level), p.sink.write)
+	if len(c.Log) > 0 {
+		if err := p.sink.open(c.Log[len(c.Log)-1]); err != nil {
+			return p.fail(err)
+		}
+	}
+	if mistake != nil {
+		return p.fail(mistake)
+	}
+	switch {
+	case c.HelpLevel > 0:
+		return p.shown(showHelp(os.Stdout, c.HelpLevel))
+	case c.Features:
+		return p.shown(showFeatures(os.Stdout))
+	case c.Version:
+		_, err := io.WriteString(os.Stdout, "tunsplice version "+version+"\n")
+		return p.shown(err)
+	case command == "help":
+		return p.shown(showHelpFor(os.Stdout, c.Help.Name))
+	}
+	return p.relay(c.Relay.Addresses)
+}
+
+// shown ends a run that only had to print something.
+func (p *program) shown(err error) int {
+	if err != nil {
+		return p.fail(err)
+	}
+	return 0
+}
+
+// fail logs the error that ends the program: one line, and a hint if a cure is known.
+func (p *program) fail(err error) int {
+	p.log.Errorf("%s", err)
+	if hint := addr.Hint(err); hint != "" {
+		p.log.Warnf("hint: %s", hint)
+	}
+	p.log.Noticef("exit(1)")
+	return 1
+}
+
+// relay joins the two addresses of the command line.
+func (p *program) relay(args []string) int {
+	if len(args) != 2 {
+		return p.fail(hinted{errors.Errorf("exactly 2 addresses required (there are %d)%s", len(args), seeHelp), "an address with spaces or !! in it wants quotes: 'EXEC:ls -l'"})
+	}
+	if err := p.readEnvironment(); err != nil {
+		return p.fail(err)
+	}
+	left, right, err := p.bind(args)
+	if err != nil {
+		return p.fail(err)
+	}
+	if p.Explain {
+		return p.shown(p.explain(os.Stdout, left, right))
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	defer p.watchSignals(cancel)()
+
+	err = p.takeLock(ctx)
+	if err == nil {
+		err = p.openRawCopies()
+	}
+	if err == nil {
+		err = p.join(ctx, left, right)
+	}
+	p.closeRawCopies()
+	if lerr := p.lock.remove(); err == nil {
+		err = lerr
+	}
+	return p.status(ctx, err)
+}
+
+// status returns the exit status after the transfer, and logs it.
+func (p *program) status(ctx context.Context, err error) int {
+	var sig signalled
+	switch {
+	case errors.As(context.Cause(ctx), &sig):
+		p.log.Noticef("exit(%d)", sig.status())
+		return sig.status()
+	case err != nil && !errors.Is(err, addr.ErrAcceptTimeout):
+		return p.fail(err)
+	case p.childFailed.Load():
+		p.log.Noticef("exit(1)")
+		return 1
+	}
+	p.log.Noticef("exiting with status 0")
+	return 0
+}
+
+// readEnvironment reads the variables that stand in for flags. A flag beats a variable.
+func (p *program) readEnvironment() error {
+	p.resolveIP, p.listenIP = '4', '4'
+	switch v := os.Getenv("SOCAT_PREFERRED_RESOLVE_IP"); v {
+	case "0", "4", "6":
+		p.resolveIP = v[0]
+	}
+	switch v, given := os.LookupEnv("SOCAT_DEFAULT_LISTEN_IP"); {
+	case v == "4" || v == "6":
+		p.listenIP = v[0]
+	case given:
+		p.listenIP = '0'
+	}
+	if p.IPVersion != "" {
+		p.resolveIP, p.listenIP = p.IPVersion[0], p.IPVersion[0]
+	}
+	var mainWait time.Duration
+	for name, d := range map[string]*time.Duration{"SOCAT_MAIN_WAIT": &mainWait, "SOCAT_TRANSFER_WAIT": &p.transferWait, "SOCAT_FORK_WAIT": &p.forkWait} {
+		if v := os.Getenv(name); v != "" {
+			var err error
+			if *d, err = addr.ParseSeconds(v); err != nil {
+				return errors.Wrapf(err, "variable %s", name)
+			}
+		}
+	}
+	time.Sleep(mainWait) // before signals are caught: for debuggers
+	return nil
+}
+
+// bind checks both addresses, so that nothing is opened unless the whole command line is right.
+func (p *program) bind(args []string) (left, right *addr.Address, err error) {
+	leftMode, rightMode := addr.ReadWrite, addr.ReadWrite
+	switch {
+	case p.LeftToRight:
+		leftMode, rightMode = addr.Read, addr.Write
+	case p.RightToLeft:
+		leftMode, rightMode = addr.Write, addr.Read
+	}
+	for i, dst := range []**addr.Address{&left, &right} {
+		spec, err := addr.Parse(args[i])
+		if err != nil {
+			return nil, nil, err
+		}
+		c := addr.BindConfig{Mode: []addr.Mode{leftMode, rightMode}[i], AnyOptions: p.AnyOptions}
+		if p.Sloppy {
+			c.OptionFailed = func(err error) { p.log.Errorf("%s", err) }
+		}
+		if *dst, err = addr.Bind(spec, c); err != nil {
+			return nil, nil, err
+		}
+	}
+	if left.Forks() && right.Forks() {
+		return nil, nil, hinted{errors.Errorf("%q and %q: only one of the addresses can have option fork", left.Text, right.Text), "each peer of the one is joined to the other, opened anew for it"}
+	}
+	return left, right, nil
+}
+
+// env returns what openers need to know.
+func (p *program) env(peer []string, log *relay.Log, forked bool) *addr.Env {
+	e := &addr.Env{Log: log, Program: p.sink.name, Version: version, ResolveIP: p.resolveIP, ListenIP: p.listenIP, PeerEnv: peer, Linger: time.Duration(p.Linger)}
+	if forked {
+		e.ChildFailed = func(int) {} // logged; the status of a server is not that of one of its sessions
+	} else {
+		e.ChildFailed = func(int) { p.childFailed.Store(true) }
+	}
+	return e
+}
+
+// join opens the addresses and runs the session, or with option fork the sessions, until all have ended.
+//
+// As a rule the left address is opened first and the right one when the left has its peer. An address with fork is the outer one, on whichever side it stands: it is
+// opened once, and for each of its peers the other address is opened anew. (socat opens the left address once and lets all peers of a forking right address share it.)
+func (p *program) join(ctx context.Context, left, right *addr.Address) error {
+	outer, inner, swapped := left, right, false
+	if right.Forks() {
+		outer, inner, swapped = right, left, true
+	}
+	src, err := outer.Open(ctx, p.env(nil, p.log, false))
+	if err != nil {
+		return err
+	}
+	if !src.Many() {
+		ep, err := src.Next(ctx)
+		if err == nil {
+			err = p.session(ctx, ep, inner, swapped, false)
+		}
+		if cerr := src.Close(); err == nil {
+			err = cerr
+		}
+		return noEOF(err)
+	}
+	var running sync.WaitGroup
+	for {
+		var ep *relay.Endpoint
+		if ep, err = src.Next(ctx); err != nil {
+			break
+		}
+		running.Go(func() {
+			if err := p.session(ctx, ep, inner, swapped, true); err != nil && ctx.Err() == nil {
+				p.log.With(ep.Label).Errorf("%s", err)
+			}
+		})
+	}
+	if cerr := src.Close(); cerr != nil {
+		p.log.Warnf("%s: %s", outer.Text, cerr)
+	}
+	running.Wait()
+	return noEOF(err)
+}
+
+// noEOF turns the end of a source into no error.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// session opens the inner address for one endpoint of the outer one and joins them. It closes ep.
+func (p *program) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, swapped, forked bool) error {
+	log := p.log
+	if forked {
+		log = log.With(ep.Label)
+		if err := pause(ctx, p.forkWait); err != nil {
+			ep.Close()
+			return err
+		}
+	}
+	src, err := inner.Open(ctx, p.env(ep.Env, log, forked))
+	if err != nil {
+		closeUnused(ep, log)
+		return err
+	}
+	other, err := src.Next(ctx)
+	if err != nil {
+		closeUnused(ep, log)
+		src.Close()
+		return noEOF(err)
+	}
+	left, right := ep, other
+	if swapped {
+		left, right = other, ep
+	}
+	err = p.transfer(ctx, left, right, log, forked)
+	if cerr := src.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// closeUnused closes an endpoint that found no partner.
+func closeUnused(ep *relay.Endpoint, log *relay.Log) {
+	if ep.Close == nil {
+		return
+	}
+	if err := ep.Close(); err != nil {
+		log.Infof("%s: %s", ep.Label, err)
+	}
+}
+
+// transfer runs one session between two open endpoints, and closes them.
+func (p *program) transfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, forked bool) error {
+	dump, closeDump, err := p.dump(left, right)
+	if err == nil {
+		defer closeDump()
+		if p.Descriptors {
+			p.sink.plain(describeDescriptors(left, right))
+		}
+		err = pause(ctx, p.transferWait)
+	}
+	if err != nil {
+		closeUnused(left, log)
+		closeUnused(right, log)
+		return err
+	}
+	p.sink.started()
+	s := relay.NewSession(left, right, relay.Config{
+		LeftToRight: !p.RightToLeft, RightToLeft: !p.LeftToRight,
+		BufferSize: int(p.Buffer), Linger: time.Duration(p.Linger), Idle: time.Duration(p.Idle),
+		Log: log, Dump: dump,
+	})
+	label := ""
+	if forked {
+		label = left.Label + " " + right.Label
+	}
+	p.sessions.add(s, label)
+	err = s.Run(ctx)
+	p.sessions.remove(s)
+	if p.Statistics {
+		p.logStatistics(label, s.Stats())
+	}
+	return err
+}
+
+// pause waits d, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// hinted is an error with a cure.
+type hinted struct {
+	error
+	hint string
+}
+
+// Hint says how to cure the error.
+func (h hinted) Hint() string { return h.hint }

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"sync"
+
+	"tunsplice/relay"
+)
+
+// sessions are those that run at the moment, in the order of their beginning, and the sums of those that have ended. The zero value is ready.
+type sessions struct {
+	mu      sync.Mutex
+	running []labelled
+	ended   relay.Stats
+	count   int // sessions that have ended
+}
+
+type labelled struct {
+	*relay.Session
+	label string // "" for the only session
+}
+
+func (ss *sessions) add(s *relay.Session, label string) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.running = append(ss.running, labelled{s, label})
+}
+
+func (ss *sessions) remove(s *relay.Session) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	for i, l := range ss.running {
+		if l.Session == s {
+			ss.running = append(ss.running[:i], ss.running[i+1:]...)
+			break
+		}
+	}
+	ss.count++
+	ss.ended = sum(ss.ended, s.Stats())
+}
+
+// sum adds the counts of two sessions; the way of the sum is unknown.
+func sum(a, b relay.Stats) relay.Stats {
+	add := func(a, b relay.Count) relay.Count {
+		return relay.Count{Packets: a.Packets + b.Packets, Bytes: a.Bytes + b.Bytes, Lost: a.Lost + b.Lost}
+	}
+	return relay.Stats{LeftToRight: add(a.LeftToRight, b.LeftToRight), RightToLeft: add(a.RightToLeft, b.RightToLeft)}
+}
+
+// logStatistics logs the counts of one session in the two lines that scripts read, whatever the level of the log.
+func (p *program) logStatistics(label string, s relay.Stats) {
+	if label != "" {
+		label += ": "
+	}
+	for _, d := range []struct {
+		name string
+		relay.Count
+	}{{"left to right", s.LeftToRight}, {"right to left", s.RightToLeft}} {
+		line := fmt.Sprintf("%sSTATISTICS: %s: %d packets(s), %d byte(s)", label, d.name, d.Packets, d.Bytes)
+		if d.Lost > 0 {
+			line += fmt.Sprintf(", %d lost", d.Lost)
+		}
+		if d.Way != "" {
+			line += ", by " + d.Way
+		}
+		p.sink.write(relay.Info, line)
+	}
+}
+
+// logAllStatistics logs the counts of each running session, and with option fork the sum of all there have been.
+func (p *program) logAllStatistics() {
+	p.sessions.mu.Lock()
+	defer p.sessions.mu.Unlock()
+	total, forked := p.sessions.ended, false
+	for _, l := range p.sessions.running {
+		stats := l.Stats()
+		total = sum(total, stats)
+		if l.label != "" {
+			forked = true
+			p.logStatistics(l.label, stats)
+		} else {
+			p.logStatistics("", stats)
+			return
+		}
+	}
+	if forked || p.sessions.count > 0 || len(p.sessions.running) == 0 {
+		p.logStatistics("", total)
+	}
+}
