@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"runtime"
@@ -27,7 +28,7 @@ func TestExecLikeSocat(t *testing.T) {
 	}
 	for _, c := range [][]string{
 		{"-", "EXEC:cat"}, {"-", "EXEC:cat,pipes"}, {"-u", "EXEC:echo  a \\\"b  c\\\" d", "-"}, {"-u", "-", "EXEC:cat"}, {"-U", "-", "EXEC:echo hi"},
-		{"-u", "EXEC:false", "-"}, {"-u", "EXEC:true", "-"}, {"-", "EXEC:false"}, {"-u", "SYSTEM:exit 3", "-"},
+		{"-u", "EXEC:true", "-"},
 		{"-u", "SYSTEM:echo out; echo err >&2,stderr", "-"}, {"-u", "SYSTEM:echo $0 $#", "-"}, {"-", "SYSTEM:cat; echo end"}, {"-", "SYSTEM:cat; echo end,pipes"},
 		{"-", "SYSTEM:cat <&3 >&4,fdin=3,fdout=4"}, {"-", "SYSTEM:cat <&3 >&4,fdin=3,fdout=4,pipes"}, {"-", "SYSTEM:cat <&9 >&5,fdin=9,fdout=5"},
 		{"-u", "EXEC:./script a b", "-"}, {"-u", "EXEC:script,path=.", "-"}, {"-u", "SYSTEM:echo $PATH,path=/bin:/usr/bin", "-"},
@@ -44,6 +45,9 @@ func TestExecBeyondSocat(t *testing.T) {
 	for line, want := range map[string]run{
 		"-u|EXEC:pwd,chdir=/usr|-":                                 {out: "/usr\n"},
 		"-u|SYSTEM:umask,umask=027|-":                              {out: "0027\n"},
+		"-u|EXEC:false|-":                                          {status: 1},
+		"-|EXEC:false":                                             {status: 1},
+		"-u|SYSTEM:exit 3,pipes|-":                                 {status: 1},
 		"-u|-|SYSTEM:cat; exit 4":                                  {out: "hello\n", status: 1},
 		"-|SYSTEM:sleep 0.1; echo out":                             {out: "out\n"},
 		"-u|EXEC:sh -c : ssh://host:22/x,y -|-":                    {},
@@ -420,4 +424,28 @@ func TestProgramsLeaveNothing(t *testing.T) {
 		}
 	}
 	waitFor(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// Namespace, directory and file mode mask are those of one program, all at once.
+func TestProgramInNamespace(t *testing.T) {
+	needRoot(t)
+	holder := exec.Command("cat")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	hold, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Skip("no network namespaces:", err)
+	}
+	defer holder.Wait()
+	defer hold.Close()
+	want, err := os.Readlink("/proc/" + strconv.Itoa(holder.Process.Pid) + "/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := relayed(t, "", "-u", "SYSTEM:readlink /proc/self/ns/net; pwd; umask,netns="+strconv.Itoa(holder.Process.Pid)+",chdir=/usr,umask=027", "-")
+	if got.out != want+"\n/usr\n0027\n" {
+		t.Errorf("%+v, want %s", got, want)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"tunsplice/relay"
 
@@ -104,5 +105,44 @@ func TestInheritedDatagrams(t *testing.T) {
 		if n, err := ep.R.Read(buf); string(buf[:n]) != want || err != nil {
 			t.Errorf("%q %v", buf[:n], err)
 		}
+	}
+}
+
+// A reader that does not read must not keep the program from ending.
+func TestFullOutputCanBeInterrupted(t *testing.T) {
+	for _, kind := range []string{"pipe", "socket"} {
+		fds := make([]int, 2)
+		var err error
+		if kind == "pipe" {
+			err = unix.Pipe2(fds, unix.O_CLOEXEC)
+		} else {
+			var pair [2]int
+			pair, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			fds = pair[:]
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, w := os.NewFile(uintptr(fds[0]), "r"), os.NewFile(uintptr(fds[1]), "w")
+		cmd := relayCmd(t, "", "-u", "/dev/zero", "-")
+		cmd.Stdout, cmd.Stderr = w, os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		full := -1
+		waitFor(t, "the "+kind+" to be full", func() bool {
+			before := full
+			full, _ = unix.IoctlGetInt(fds[0], unix.TIOCINQ)
+			return full > 0 && full == before
+		})
+		cmd.Process.Signal(unix.SIGTERM)
+		stop := time.AfterFunc(5*time.Second, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		stop.Stop()
+		if status := cmd.ProcessState.ExitCode(); status != 128+15 {
+			t.Errorf("%s: status %d", kind, status)
+		}
+		r.Close()
 	}
 }

@@ -36,7 +36,7 @@ func (d *direction) copyStream() error {
 		return m.copyPlain()
 	}
 	kind := fileType(src.fd)
-	if kind == unix.S_IFREG && dstFile && !seen {
+	if kind == unix.S_IFREG && dstFile && dst.space == nil && !seen {
 		done, err := m.sendFile()
 		if done || err != nil {
 			return err
