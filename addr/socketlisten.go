@@ -127,6 +127,9 @@ func (w *waiting) until(ctx context.Context, do func(fd uintptr) bool) error {
 		deadline = time.Now().Add(w.timeout)
 	}
 	if err := w.file.SetReadDeadline(deadline); err != nil {
+		if w.closed.Load() {
+			return io.EOF
+		}
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { w.file.SetReadDeadline(time.Unix(1, 0)) })
