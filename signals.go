@@ -38,7 +38,7 @@ func (s signalled) level() relay.Level {
 const uncatchable = 1<<syscall.SIGKILL | 1<<syscall.SIGSTOP | 1<<syscall.SIGURG | 1<<syscall.SIGPROF | 1<<syscall.SIGCHLD | 1<<syscall.SIGPIPE | 1<<syscall.SIGUSR1
 
 // watchSignals begins to watch for signals; the first one of the mask cancels the context. The returned function ends the watch.
-func (p *program) watchSignals(cancel context.CancelCauseFunc) (stop func()) {
+func (p *invocation) watchSignals(cancel context.CancelCauseFunc) (stop func()) {
 	// SIGPIPE is caught and dropped, so that a closed standard error does not end the program and a closed output is an error of write(2). It is
 	// not set to be ignored, which programs that we start would inherit.
 	caught := []os.Signal{syscall.SIGUSR1, syscall.SIGPIPE}
