@@ -11,7 +11,15 @@ import (
 
 // Forks says that the address will yield an endpoint for each of many peers.
 func (a *Address) Forks() bool {
-	return slices.ContainsFunc(a.bounds(), func(b *Bound) bool { return optFork.Or(b, false) })
+	return slices.ContainsFunc(a.bounds(), func(b *Bound) bool {
+		on := false
+		for i := range b.settings { // not by Or: looking is not acting on it
+			if s := &b.settings[i]; s.opt == optFork.opt {
+				on = s.value.(bool)
+			}
+		}
+		return on
+	})
 }
 
 // Explain writes what an address means: its type, the direction it is used in, and its parameters and options by their full names. It opens nothing.
