@@ -70,8 +70,8 @@ func on(ns string, argv ...string) []string {
 	return append([]string{"ip", "netns", "exec", ns}, argv...)
 }
 
-// program is a program that runs in the background.
-type program struct {
+// background is a program that runs in the background.
+type background struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	mu   sync.Mutex
@@ -81,22 +81,22 @@ type program struct {
 }
 
 // Write collects output.
-func (p *program) Write(b []byte) (int, error) {
+func (p *background) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.out.Write(b)
 }
 
-func (p *program) output() string {
+func (p *background) output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.out.String()
 }
 
 // start starts a program that is killed at the end of the test if it is still there.
-func (l *lab) start(argv ...string) *program {
+func (l *lab) start(argv ...string) *background {
 	l.t.Helper()
-	p := &program{t: l.t, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
+	p := &background{t: l.t, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	p.cmd.Dir = l.dir
 	p.cmd.WaitDelay = time.Second
@@ -109,14 +109,14 @@ func (l *lab) start(argv ...string) *program {
 }
 
 // stop ends the program with a signal and returns its exit status.
-func (p *program) stop(sig os.Signal) int {
+func (p *background) stop(sig os.Signal) int {
 	p.t.Helper()
 	p.cmd.Process.Signal(sig)
 	return p.ended()
 }
 
 // ended waits for the end of the program and returns its exit status.
-func (p *program) ended() int {
+func (p *background) ended() int {
 	p.t.Helper()
 	select {
 	case <-p.done:
@@ -266,7 +266,7 @@ func TestTunnels(t *testing.T) {
 					l := newLab(t)
 					devA := fmt.Sprintf("TUN:172.0.0.1/24%s,up,tun-type=%s,tun-name=ts0", bare[0], kind)
 					devB := fmt.Sprintf("TUN:172.0.0.2/24%s,up,tun-type=%s,tun-name=ts0", bare[1], kind)
-					var a, b *program
+					var a, b *background
 					switch tr.name {
 					case "pipes":
 						for _, p := range []string{"ab", "ba"} {
