@@ -43,7 +43,8 @@ func TestScripts(t *testing.T) {
 		Deadline:            time.Now().Add(2 * time.Minute),
 		Setup: func(e *testscript.Env) error {
 			// "$tag" is different in each script: for names that the whole machine shares, such as abstract sockets.
-			e.Vars = append(e.Vars, "tag="+strconv.FormatInt(time.Now().UnixNano(), 36))
+			// A race build sleeps for a second before it exits unless told otherwise.
+			e.Vars = append(e.Vars, "tag="+strconv.FormatInt(time.Now().UnixNano(), 36), "GORACE=atexit_sleep_ms=0 halt_on_error=1")
 			return nil
 		},
 	})
