@@ -49,47 +49,55 @@ func (b *Bound) checkEvery() error {
 // inside calls fn as the options netns, umask and chdir demand. These belong to a thread here, not to the process: other addresses see nothing of it. What fn
 // leaves open (sockets, files, programs) keeps what it was made with.
 func (b *Bound) inside(fn func() error) error {
-	ns, inNS := optNetns.Get(b)
-	if !inNS {
-		return b.insideFS(fn)
+	if ns, ok := optNetns.Get(b); ok {
+		// A thread that is chosen in there: so the other options come inside.
+		return tundev.InNetNS(ns, func() error { return b.insideFS(fn) })
 	}
-	if !optUmask.Given(b) && !optChdir.Given(b) {
-		return tundev.InNetNS(ns, fn)
-	}
-	return b.insideFS(func() error {
-		if err := tundev.EnterNetNS(ns); err != nil {
-			return err
-		}
-		return fn()
-	})
+	return b.insideFS(fn)
 }
 
-// insideFS is inside without netns. With umask or chdir fn runs on a thread that ends afterwards, so that what was done to the thread is gone with it.
+// insideFS is inside without netns.
 func (b *Bound) insideFS(fn func() error) error {
 	mask, haveMask := optUmask.Get(b)
 	dir, haveDir := optChdir.Get(b)
 	if !haveMask && !haveDir {
 		return fn()
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return errors.Wrap(err, "unshare")
+	return withOwnFS(func() error {
+		if haveDir {
+			if err := unix.Chdir(dir); err != nil {
+				return errors.Wrapf(err, "chdir %s", dir)
 			}
-			if haveDir {
-				if err := unix.Chdir(dir); err != nil {
-					return errors.Wrapf(err, "chdir %s", dir)
-				}
-			}
-			if haveMask {
-				unix.Umask(int(mask))
-			}
-			return fn()
-		}()
-	}()
-	return <-done
+		}
+		if haveMask {
+			unix.Umask(int(mask))
+		}
+		return fn()
+	})
+}
+
+// withOwnFS runs fn on a thread that has a working directory and umask of its own (CLONE_FS). Both are put back afterwards: the thread will do other work, and the first thread of
+// the process is what /proc shows of it.
+func withOwnFS(fn func() error) error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		runtime.UnlockOSThread()
+		return errors.Wrap(err, "unshare")
+	}
+	here, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return errors.Wrap(err, "open the working directory")
+	}
+	defer unix.Close(here)
+	mask := unix.Umask(0)
+	unix.Umask(mask)
+	err = fn()
+	unix.Umask(mask)
+	if unix.Fchdir(here) == nil {
+		runtime.UnlockOSThread()
+	} // else the thread stays locked and ends with this goroutine
+	return err
 }
 
 // packetOptions puts the options that govern packets over a byte stream into an endpoint.

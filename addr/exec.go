@@ -220,11 +220,13 @@ func (b *Bound) openProgram(env *Env) (Source, error) {
 	}
 	env.Log.Noticef("forked off child process %d", p.pid)
 	ep, err := b.makeEndpoint(l.r, l.w, func() error {
-		p.expectEnd()
-		err := closeFiles(l.files)
-		if !optEndClose.Given(b) {
-			p.end(env)
+		p.expectEnd(l.r != nil && unreadBytes(l.r) > 0)
+		if optEndClose.Given(b) {
+			return closeFiles(l.files)
 		}
+		l.hangUp()
+		err := closeFiles(l.files)
+		p.end(env)
 		return err
 	})
 	if err != nil {
@@ -236,7 +238,7 @@ func (b *Bound) openProgram(env *Env) (Source, error) {
 	ep.CanAnswer = b.Mode == ReadWrite
 	ep.Ended = p.done
 	if l.r != nil {
-		ep.Unread = func() bool { return hasUnread(l.r) }
+		ep.Unread = func() bool { return unreadBytes(l.r) > 0 }
 	}
 	return &one{ep: ep}, nil
 }
@@ -256,6 +258,23 @@ func (l *link) closeTheirs() {
 		unix.Close(fd)
 	}
 	l.theirs = nil
+}
+
+// hangUp ends both directions of a socket pair and takes out what is left unread. If it were closed with data in it, the program would lose what it has
+// not read yet: the kernel tells it "connection reset" (unix_release_sock in net/unix/af_unix.c).
+func (l *link) hangUp() {
+	for _, f := range l.files {
+		onFile(f, func(fd int) error {
+			if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
+				return err // a pipe
+			}
+			for buf := make([]byte, 64<<10); ; {
+				if n, err := unix.Read(fd, buf); n <= 0 && err != unix.EINTR {
+					return err
+				}
+			}
+		})
+	}
 }
 
 // linkProgram makes the socket pair or the pipes.
@@ -341,16 +360,11 @@ func (b *Bound) descriptors(l *link) []int {
 	return fds
 }
 
-// hasUnread says whether data that came in wait to be read.
-func hasUnread(f *relay.File) bool {
-	unread := false
-	onFile(f, func(fd int) error {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		if n > 0 && fds[0].Revents&unix.POLLIN != 0 {
-			unread = true
-		}
+// unreadBytes returns how many bytes came in and wait to be read.
+func unreadBytes(f *relay.File) (n int) {
+	onFile(f, func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, unix.TIOCINQ)
 		return err
 	})
-	return unread
+	return n
 }

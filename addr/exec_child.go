@@ -2,6 +2,7 @@ package addr
 
 import (
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -25,6 +26,7 @@ type child struct {
 	mu      sync.Mutex
 	reaped  bool // the PID may be somebody else's by now
 	stopped bool // its end is wanted: our ends of the link are closed
+	cut     bool // its end is wanted, and output of it was thrown away
 	ended   unix.WaitStatus
 }
 
@@ -121,30 +123,35 @@ func (p *child) reap(pidfd int, env *Env) {
 		}
 	}
 	p.reaped = true
-	stopped := p.stopped
 	p.mu.Unlock()
-	status, text := 0, "status"
-	switch ws := p.ended; {
+	p.report(env)
+	close(p.done)
+}
+
+// report tells of a program that failed, unless it ended as we wanted it to.
+func (p *child) report(env *Env) {
+	p.mu.Lock()
+	ws, stopped, cut := p.ended, p.stopped, p.cut
+	p.mu.Unlock()
+	var status int
+	var how string
+	switch sig := ws.Signal(); {
 	case ws.Signaled():
-		status, text = 128+int(ws.Signal()), "signal"
-		if stopped && (ws.Signal() == unix.SIGTERM || ws.Signal() == unix.SIGKILL || ws.Signal() == unix.SIGPIPE) {
-			env.Log.Infof("child %d ended on signal %d", p.pid, int(ws.Signal()))
-			status = 0
-		}
+		status, how = 128+int(sig), "on signal "+strconv.Itoa(int(sig))
+		cut = cut || stopped && (sig == unix.SIGTERM || sig == unix.SIGKILL || sig == unix.SIGPIPE)
 	default:
-		status = ws.ExitStatus()
+		status, how = ws.ExitStatus(), "with status "+strconv.Itoa(ws.ExitStatus())
 	}
-	if status != 0 {
-		if text == "signal" {
-			env.Log.Warnf("waitpid(): child %d exited on signal %d", p.pid, int(p.ended.Signal()))
-		} else {
-			env.Log.Warnf("waitpid(): child %d exited with status %d", p.pid, status)
-		}
+	switch {
+	case status == 0:
+	case cut:
+		env.Log.Infof("waitpid(): child %d exited %s", p.pid, how)
+	default:
+		env.Log.Warnf("waitpid(): child %d exited %s", p.pid, how)
 		if env.ChildFailed != nil {
 			env.ChildFailed(status)
 		}
 	}
-	close(p.done)
 }
 
 // waitReadable waits in the runtime's poller until a descriptor is readable, and closes it. It returns false at once if that can't be waited for.
@@ -167,10 +174,11 @@ func waitReadable(fd int) bool {
 	return err == nil
 }
 
-// expectEnd is called before our ends of the link are closed: that the program dies of it is no failure from now on.
-func (p *child) expectEnd() {
+// expectEnd is called before our ends of the link are closed: that the program dies of it is no failure from now on. cut says that output of it is thrown away; then it may
+// complain about that in its own way.
+func (p *child) expectEnd(cut bool) {
 	p.mu.Lock()
-	p.stopped = true
+	p.stopped, p.cut = true, cut
 	p.mu.Unlock()
 }
 

@@ -48,7 +48,7 @@ var _ = addType(Type{
 		"before the first \":\" or \",\" is short for GOPEN.",
 	Examples: []Example{
 		{"-u /etc/hostname -", "prints a file"},
-		{"- /dev/ttyS0,b115200,rawer", "talks to a serial line"},
+		{"-u - /tmp/log", "appends standard input to a file, which is made if need be"},
 	},
 	Open: openAnything,
 })

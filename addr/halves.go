@@ -20,7 +20,7 @@ var (
 	optCRNL = declare(kindConst, Option{Name: "crnl", Aliases: "crlf", Groups: GAPPL, Phase: PhLate,
 		Doc: "lines of this address end in CR LF: CR is taken out of what is read, and LF is written as CR LF"})
 	optReadBytes = declare(kindSize, Option{Name: "readbytes", Aliases: "bytes", Groups: GAPPL, Phase: PhLate,
-		Doc: "end of file after that many bytes; not one more is taken from the input"})
+		Doc: "end of file after that many bytes, not one more is taken from the input; 0 is no limit"})
 	optIgnoreEOF = declare(kindBool, Option{Name: "ignoreeof", Aliases: "ignoreof", Groups: GAPPL, Phase: PhLate,
 		Doc: "at the end of file look for more data every second, as tail -f does"})
 	optEscape = declare(kindEscape, Option{Name: "escape", Groups: GAPPL, Phase: PhInit,
@@ -121,7 +121,7 @@ func (b *Bound) wrapReader(r relay.Reader) relay.Reader {
 	if optIgnoreEOF.Or(b, false) {
 		r = &ignoreEOF{wrapped: wrapped{r}, every: time.Second, changed: make(chan struct{}, 1)}
 	}
-	if n, ok := optReadBytes.Get(b); ok {
+	if n := optReadBytes.Or(b, 0); n > 0 {
 		r = &readBytes{wrapped{r}, n}
 	}
 	if code, ok := optEscape.Get(b); ok {

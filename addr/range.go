@@ -90,7 +90,7 @@ type peerFilter struct {
 	low        bool
 }
 
-// peerFilter returns nil if every peer is welcome.
+// peerFilter returns the filter of an address that waits for peers, nil if every peer is welcome.
 func (b *Bound) peerFilter() *peerFilter {
 	f := &peerFilter{sourcePort: optSourcePort.Or(b, -1), low: optLowPort.Or(b, false)}
 	if r, ok := optRange.Get(b); ok {
@@ -100,6 +100,14 @@ func (b *Bound) peerFilter() *peerFilter {
 		return nil
 	}
 	return f
+}
+
+// rangeFilter returns the filter of an address whose options about ports mean its own one.
+func (b *Bound) rangeFilter() *peerFilter {
+	if r, ok := optRange.Get(b); ok {
+		return &peerFilter{within: &r, sourcePort: -1}
+	}
+	return nil
 }
 
 // refuses returns the name of the option that refuses the peer, "" if it is welcome.
@@ -127,4 +135,24 @@ func (f *peerFilter) admit(log *relay.Log, what string, peer *sockaddr) bool {
 	}
 	log.Infof("permitting %s from %s", what, peer)
 	return true
+}
+
+// forPackets returns the filter as a question about the sender of each packet, nil if every sender is welcome. Of a sender's packets in a row
+// only the first refusal is logged.
+func (f *peerFilter) forPackets(log *relay.Log) func(from *sockaddr) bool {
+	if f == nil {
+		return nil
+	}
+	var last sockaddr
+	return func(from *sockaddr) bool {
+		opt := f.refuses(from)
+		if opt == "" {
+			return true
+		}
+		if *from != last {
+			last = *from
+			log.Warnf("refusing packets from %s due to %s option", from, opt)
+		}
+		return false
+	}
 }

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const testTimeout = 10 * time.Second
+const testTimeout = 3 * time.Second
 
 // host is what a test knows of the program it stands for.
 type host struct {
@@ -122,14 +122,6 @@ func (h *host) open(text string, mode Mode) *relay.Endpoint {
 	return h.next(h.source(text, mode))
 }
 
-// run joins two addresses, as the program does, and returns the error of the session.
-func (h *host) run(left, right string) error {
-	h.t.Helper()
-	l, r := h.open(left, ReadWrite), h.open(right, ReadWrite)
-	_, err := relay.Run(h.ctx, l, r, relay.Config{LeftToRight: true, RightToLeft: true, Linger: h.env.Linger, Log: h.env.Log})
-	return err
-}
-
 // checkLeaks compares descriptors and goroutines at the end of the test with those now.
 func checkLeaks(t *testing.T) {
 	t.Helper()
@@ -188,7 +180,7 @@ func readOne(t *testing.T, r relay.Reader) string {
 	return string(buf[:n])
 }
 
-func write(t *testing.T, w io.Writer, text string) {
+func writeText(t *testing.T, w io.Writer, text string) {
 	t.Helper()
 	if _, err := io.WriteString(w, text); err != nil {
 		t.Fatal(err)
@@ -258,7 +250,7 @@ func plainSocat(t *testing.T, args ...string) *peer {
 	if err != nil {
 		t.Skip("plain socat is not installed")
 	}
-	p := &peer{t: t, cmd: exec.Command(path, append([]string{"-dd", "-t1"}, args...)...), done: make(chan struct{})}
+	p := &peer{t: t, cmd: exec.Command(path, append([]string{"-dd", "-t0.3"}, args...)...), done: make(chan struct{})}
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -308,15 +300,8 @@ func freePort(t *testing.T, network string) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-}
-
-// netns makes a network namespace with loopback up and returns its name.
-func netns(t *testing.T) string {
+// newNetns makes a network namespace with loopback up and returns its name.
+func newNetns(t *testing.T) string {
 	t.Helper()
 	needRoot(t)
 	if _, err := exec.LookPath("ip"); err != nil {
@@ -337,7 +322,16 @@ func netns(t *testing.T) string {
 	return name
 }
 
-func tempSocket(t *testing.T) string { return filepath.Join(t.TempDir(), "s") }
+// tempSocket returns a path for a socket. The name of the test, which t.TempDir takes over, may be too long and hold commas.
+func tempSocket(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
 
 // getInt reads a socket option of an endpoint.
 func getInt(t *testing.T, ep *relay.Endpoint, level, opt int) int {
@@ -357,7 +351,7 @@ func fileOf(ep *relay.Endpoint) *relay.File {
 		case *relay.File:
 			return f
 		case *packetSocket:
-			return f.File
+			return f.file
 		}
 	}
 	return nil

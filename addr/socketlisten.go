@@ -79,8 +79,9 @@ type waiting struct {
 	fork    bool
 	timeout time.Duration // of each wait, 0: none
 	running *sessions
-	cleanup func() error // at the end, nil: nothing
-	closed  atomic.Bool
+	cleanup func() error // at the end, maybe more than once; nil: nothing
+	closed  atomic.Bool  // nothing comes any more: closed, or an endpoint's
+	buf     []byte       // for packets
 }
 
 // newWaiting takes over a bound, or listening, socket.
@@ -108,20 +109,30 @@ func (w *waiting) Close() error {
 		if cerr := w.cleanup(); err == nil {
 			err = cerr
 		}
-		w.cleanup = nil
 	}
 	return err
 }
 
 // stop closes the socket, so that later peers are refused at once instead of waiting for nobody.
 func (w *waiting) stop() error {
-	w.closed.Store(true)
+	if w.closed.Swap(true) {
+		return nil
+	}
 	return w.file.Close()
+}
+
+// handOver gives the socket to the endpoint that is made of it.
+func (w *waiting) handOver() *relay.File {
+	w.closed.Store(true)
+	return w.file
 }
 
 // until calls do each time the socket is readable until it says true. It returns the context's error, ErrAcceptTimeout after a warning, or io.EOF once the socket
 // has been closed because its one peer came.
 func (w *waiting) until(ctx context.Context, do func(fd uintptr) bool) error {
+	if w.closed.Load() {
+		return io.EOF
+	}
 	var deadline time.Time
 	if w.timeout > 0 {
 		deadline = time.Now().Add(w.timeout)

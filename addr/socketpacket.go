@@ -16,8 +16,10 @@ import (
 
 // packetSocket is a datagram or seqpacket socket as both halves of an endpoint: each Read is one packet, each Write is one. One goroutine reads and one
 // writes. Empty packets are packets; see option null-eof.
+//
+// The file is no embedded field: the methods of os.file that move data must not be reachable past this type.
 type packetSocket struct {
-	*relay.File
+	file     *relay.File
 	raw      syscall.RawConn
 	to       sockaddr                  // where packets go; empty: to the peer that the socket is connected to
 	admit    func(from *sockaddr) bool // nil: packets of every sender are taken
@@ -49,7 +51,7 @@ var errLongPacket = errors.New("packet is longer than the buffer")
 
 // newPacketSocket makes halves of a socket of the given type, connected or not.
 func newPacketSocket(f *relay.File, typ int) *packetSocket {
-	s := &packetSocket{File: f, zeroEnds: typ == unix.SOCK_SEQPACKET}
+	s := &packetSocket{file: f, zeroEnds: typ == unix.SOCK_SEQPACKET}
 	s.raw, _ = f.SyscallConn() // a File made by NewFile has one
 	s.readOne, s.readMany, s.writeOne = s.receive, s.receiveBatch, s.send
 	if typ == unix.SOCK_SEQPACKET {
@@ -64,12 +66,12 @@ func (b *Bound) packetEndpoint(s *packetSocket) (*relay.Endpoint, error) {
 	var writer relay.Writer
 	var r, w *relay.File
 	if b.Mode&Read != 0 {
-		reader, r = s, s.File
+		reader, r = s, s.file
 	}
 	if b.Mode&Write != 0 {
-		writer, w = s, s.File
+		writer, w = s, s.file
 	}
-	ep, err := b.makeEndpointOf(reader, writer, r, w, s.File.Close)
+	ep, err := b.makeEndpointOf(reader, writer, r, w, s.file.Close)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +96,7 @@ func (s *packetSocket) push(p []byte) {
 	defer s.mu.Unlock()
 	s.queue = append(s.queue, p)
 	s.ready.Store(true)
-	s.File.SetReadDeadline(time.Unix(1, 0)) // wakes a Read; pop sets the true deadline again
+	s.file.SetReadDeadline(time.Unix(1, 0)) // wakes a Read; pop sets the true deadline again
 }
 
 // queued returns the number of packets in the queue.
@@ -115,7 +117,7 @@ func (s *packetSocket) pop() (p []byte) {
 	if len(s.queue) == 0 {
 		s.queue = nil
 		s.ready.Store(false)
-		s.File.SetReadDeadline(s.deadline)
+		s.file.SetReadDeadline(s.deadline)
 	}
 	return p
 }
@@ -125,8 +127,17 @@ func (s *packetSocket) SetReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deadline = t
-	return s.File.SetReadDeadline(t)
+	return s.file.SetReadDeadline(t)
 }
+
+// SetWriteDeadline implements relay.Writer.
+func (s *packetSocket) SetWriteDeadline(t time.Time) error { return s.file.SetWriteDeadline(t) }
+
+// CloseWrite implements relay.Writer. Datagrams have no end of file; see option shut-null.
+func (s *packetSocket) CloseWrite() error { return s.file.CloseWrite() }
+
+// Fd returns the number of the descriptor, for messages.
+func (s *packetSocket) Fd() int { return s.file.Fd() }
 
 // Read implements relay.Reader.
 func (s *packetSocket) Read(p []byte) (int, error) {

@@ -2,7 +2,7 @@ package addr
 
 import "golang.org/x/sys/unix"
 
-// Options of TCP sockets. A connection inherits them from the socket that accepted it.
+// Options of TCP sockets. A connection inherits those that were set on the socket that accepted it.
 
 func tcpInt(opt int, o Option) *Option {
 	o.Groups = GTCP
@@ -24,7 +24,8 @@ var _ = []*Option{
 	tcpInt(unix.TCP_MAXSEG, Option{Name: "tcp-maxseg", Aliases: "maxseg mss", Doc: "maximum size of a segment in bytes, set before connecting"}),
 	tcpInt(unix.TCP_MAXSEG, Option{Name: "tcp-maxseg-late", Aliases: "maxseg-late mss-late", Phase: PhConnected,
 		Doc: "maximum size of a segment in bytes, set once connected"}),
-	tcpInt(unix.TCP_QUICKACK, Option{Name: "tcp-quickack", Aliases: "quickack", Doc: "1: acknowledge at once, until the kernel finds otherwise"}),
+	tcpInt(unix.TCP_QUICKACK, Option{Name: "tcp-quickack", Aliases: "quickack", Phase: PhConnected, // listen(2) forgets it (inet_csk_listen_start)
+		Doc: "1: acknowledge at once, 0: with answers or after 40 ms, until the kernel finds otherwise"}),
 	tcpInt(unix.TCP_SYNCNT, Option{Name: "tcp-syncnt", Aliases: "syncnt", Doc: "number of connection requests sent before the attempt fails"}),
 	tcpInt(unix.TCP_WINDOW_CLAMP, Option{Name: "tcp-window-clamp", Aliases: "window-clamp", Doc: "upper limit of the receive window in bytes"}),
 	tcpInt(unix.TCP_USER_TIMEOUT, Option{Name: "tcp-user-timeout", Aliases: "user-timeout", Ours: true,

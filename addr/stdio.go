@@ -26,7 +26,7 @@ var _ = addType(Type{
 		{"-u - OPEN:/tmp/log,creat,append", "appends standard input to a file"},
 	},
 	Check: func(b *Bound) error { return b.checkInherited(0, 1) },
-	Open:  func(_ context.Context, b *Bound, env *Env) (Source, error) { return b.openInherited(env, 0, 1) },
+	Open:  func(ctx context.Context, b *Bound, env *Env) (Source, error) { return b.openInherited(ctx, env, 0, 1) },
 })
 
 var (
@@ -53,7 +53,9 @@ func inherited(name string, fd int, usual Mode, what string, examples []Example)
 		Doc:      "Uses descriptor " + strconv.Itoa(fd) + ", usually for " + usual.String() + "; in the other direction too if it is open for it, as terminals and sockets are.",
 		Examples: examples,
 		Check:    func(b *Bound) error { return b.checkInherited(fd, fd) },
-		Open:     func(_ context.Context, b *Bound, env *Env) (Source, error) { return b.openInherited(env, fd, fd) },
+		Open: func(ctx context.Context, b *Bound, env *Env) (Source, error) {
+			return b.openInherited(ctx, env, fd, fd)
+		},
 	}
 }
 
@@ -72,12 +74,12 @@ var _ = addType(Type{
 		}
 		return b.checkInherited(n, n)
 	},
-	Open: func(_ context.Context, b *Bound, env *Env) (Source, error) {
+	Open: func(ctx context.Context, b *Bound, env *Env) (Source, error) {
 		n, err := fdNumber(b)
 		if err != nil {
 			return nil, err
 		}
-		return b.openInherited(env, n, n)
+		return b.openInherited(ctx, env, n, n)
 	},
 })
 
@@ -110,12 +112,18 @@ func (b *Bound) checkInherited(rfd, wfd int) error {
 }
 
 // openInherited makes an endpoint of descriptors that were handed to the program.
-func (b *Bound) openInherited(env *Env, rfd, wfd int) (Source, error) {
+func (b *Bound) openInherited(ctx context.Context, env *Env, rfd, wfd int) (Source, error) {
 	var files []*relay.File
 	closeAll := func() error { return closeFiles(files) }
 	borrow := func(fd int) (*relay.File, error) {
 		// What an option sets here is set for the other holders too: that is what was asked for.
-		if err := b.applyAll(fd, PhFD, PhConnected); err != nil {
+		if err := b.apply(PhFD, fd); err != nil {
+			return nil, err
+		}
+		if err := b.waitForLocks(ctx, fd); err != nil {
+			return nil, err
+		}
+		if err := b.apply(PhConnected, fd); err != nil {
 			return nil, err
 		}
 		f, err := relay.BorrowFile(fd, b.Label())

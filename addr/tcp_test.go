@@ -24,7 +24,7 @@ func TestTCPAgainstSocat(t *testing.T) {
 			h := newHost(t)
 			ep := h.open("TCP"+v.digit+":"+v.host+":"+port, ReadWrite)
 			h.waitLog("N successfully connected from local address AF=")
-			write(t, ep.W, "to socat")
+			writeText(t, ep.W, "to socat")
 			if err := ep.W.CloseWrite(); err != nil {
 				t.Error(err)
 			}
@@ -49,7 +49,7 @@ func TestTCPAgainstSocat(t *testing.T) {
 			if got := readAll(t, ep.R); got != "from socat" {
 				t.Errorf("read %q", got)
 			}
-			write(t, ep.W, "to socat")
+			writeText(t, ep.W, "to socat")
 			ep.W.CloseWrite()
 			if got := s.end(); got != "to socat" {
 				t.Errorf("socat read %q", got)
@@ -335,7 +335,7 @@ func TestTCPListenVersions(t *testing.T) {
 }
 
 func TestTCPNetns(t *testing.T) {
-	name := netns(t)
+	name := newNetns(t)
 	h := newHost(t)
 	src := h.source("TCP-LISTEN:7777,netns="+name, ReadWrite)
 	if _, err := mustBind(t, "TCP:127.0.0.1:7777", ReadWrite).Open(h.ctx, h.env); !errors.Is(err, unix.ECONNREFUSED) {
@@ -343,7 +343,7 @@ func TestTCPNetns(t *testing.T) {
 	}
 	client := h.open("TCP:localhost:7777,netns="+name, ReadWrite)
 	server := h.next(src)
-	write(t, client.W, "inside")
+	writeText(t, client.W, "inside")
 	client.W.CloseWrite()
 	if got := readAll(t, server.R); got != "inside" {
 		t.Errorf("read %q", got)
@@ -359,7 +359,7 @@ func TestTCPOneWay(t *testing.T) {
 	if client.R != nil || server.W != nil || client.CanAnswer {
 		t.Fatal("halves that nobody uses")
 	}
-	write(t, client.W, "one way")
+	writeText(t, client.W, "one way")
 	client.W.CloseWrite()
 	if got := readAll(t, server.R); got != "one way" {
 		t.Errorf("read %q", got)
@@ -412,5 +412,35 @@ func TestTCPMistakes(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", arg, err, want)
 		}
+	}
+}
+
+// Without descriptors left the listener says so, waits and goes on.
+func TestTCPNoDescriptors(t *testing.T) {
+	h := newHost(t)
+	port := freePort(t, "tcp")
+	src := h.source("TCP-LISTEN:"+port, ReadWrite)
+	h.open("TCP:127.0.0.1:"+port, ReadWrite)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
+	defer restore()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}); err != nil {
+		t.Skip(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		ep, err := src.Next(h.ctx)
+		if err == nil {
+			err = ep.Close()
+		}
+		got <- err
+	}()
+	h.waitLog("W accept: ")
+	restore()
+	if err := <-got; err != nil {
+		t.Error(err)
 	}
 }

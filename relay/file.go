@@ -3,6 +3,7 @@ package relay
 import (
 	"io"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ type File struct {
 	given int      // the number the user knows it by
 	waits bool     // its system calls may block: a borrowed descriptor without O_NONBLOCK
 	watch *os.File // of a borrowed descriptor that may block: an epoll instance that becomes readable when fd does; nil for regular files
+	space *os.File // of a borrowed socket that may block: the same for writing
 	shut  func() error
 }
 
@@ -47,13 +49,29 @@ func BorrowFile(fd int, name string) (*File, error) {
 		return nil, errors.Wrapf(err, "descriptor %d", fd)
 	}
 	f := &File{given: fd, waits: flags&unix.O_NONBLOCK == 0}
-	// A duplicate, so that no finalizer and no Close ever touches the number that was handed to us.
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, errors.Wrapf(err, "descriptor %d", fd)
+	dup := -1
+	if f.waits {
+		if dup = reopenPipe(fd, flags); dup >= 0 {
+			f.waits = false
+		}
+	}
+	if dup < 0 {
+		// A duplicate, so that no finalizer and no Close ever touches the number that was handed to us.
+		if dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+			return nil, errors.Wrapf(err, "descriptor %d", fd)
+		}
 	}
 	if f.waits && flags&unix.O_ACCMODE != unix.O_WRONLY {
-		if f.watch, err = watchReadable(dup); err != nil {
+		if f.watch, err = watch(dup, unix.EPOLLIN); err != nil {
+			unix.Close(dup)
+			return nil, errors.Wrapf(err, "descriptor %d", fd)
+		}
+	}
+	if f.waits && fileType(dup) == unix.S_IFSOCK {
+		if f.space, err = watch(dup, unix.EPOLLOUT); err != nil {
+			if f.watch != nil {
+				f.watch.Close()
+			}
 			unix.Close(dup)
 			return nil, errors.Wrapf(err, "descriptor %d", fd)
 		}
@@ -67,13 +85,26 @@ func BorrowFile(fd int, name string) (*File, error) {
 	return f, nil
 }
 
-// watchReadable returns an epoll instance over fd, itself non-blocking and so fit for the runtime's poller; nil if fd never waits (a regular file).
-func watchReadable(fd int) (*os.File, error) {
+// reopenPipe opens an inherited pipe a second time, with flags of its own, so that writing to it can be interrupted too. It returns -1 if fd is no pipe, or if that
+// can't be done: /proc is not mounted, or the pipe was made by another user.
+func reopenPipe(fd, flags int) int {
+	if fileType(fd) != unix.S_IFIFO {
+		return -1
+	}
+	again, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), flags&unix.O_ACCMODE|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return again
+}
+
+// watch returns an epoll instance that becomes readable on these events of fd, itself non-blocking and so fit for the runtime's poller; nil if fd never waits (a regular file).
+func watch(fd int, events uint32) (*os.File, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, errors.Wrap(err, "epoll_create1")
 	}
-	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 	if err == nil {
 		err = unix.SetNonblock(ep, true)
 	}
@@ -99,7 +130,12 @@ func (f *File) readRaw(do func(fd uintptr) bool) error {
 	if f.watch == nil {
 		return f.raw.Read(do)
 	}
-	wc, err := f.watch.SyscallConn()
+	return f.whenReady(f.watch, do)
+}
+
+// whenReady is readRaw for a descriptor that the runtime's poller does not know, by way of the epoll instance over it.
+func (f *File) whenReady(watch *os.File, do func(fd uintptr) bool) error {
+	wc, err := watch.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -133,8 +169,29 @@ func (f *File) Read(p []byte) (n int, err error) {
 
 // Write writes all of p.
 func (f *File) Write(p []byte) (int, error) {
+	if f.space != nil {
+		return f.send(p)
+	}
 	n, err := f.File.Write(p)
 	return n, bare(err)
+}
+
+// send is Write for a borrowed socket: as each call says for itself that it must not wait, the flags of the socket do not matter.
+func (f *File) send(p []byte) (sent int, err error) {
+	for first := true; first || sent < len(p) && err == nil; first = false {
+		n := 0
+		werr := f.whenReady(f.space, func(fd uintptr) bool {
+			n, err = ignoringEINTR(func() (int, error) {
+				return unix.SendmsgN(int(fd), p[sent:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			})
+			return err != unix.EAGAIN
+		})
+		if werr != nil {
+			return sent, bare(werr)
+		}
+		sent += max(n, 0)
+	}
+	return sent, err
 }
 
 // SetReadDeadline implements Reader. Descriptors that never wait have no deadline.
@@ -147,6 +204,9 @@ func (f *File) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline implements Writer.
 func (f *File) SetWriteDeadline(t time.Time) error {
+	if f.space != nil {
+		return noDeadlineIsFine(f.space.SetReadDeadline(t))
+	}
 	return noDeadlineIsFine(f.File.SetWriteDeadline(t))
 }
 
@@ -165,6 +225,9 @@ func (f *File) CloseWrite() error {
 func (f *File) Close() error {
 	if f.watch != nil {
 		f.watch.Close()
+	}
+	if f.space != nil {
+		f.space.Close()
 	}
 	err := f.File.Close()
 	if errors.Is(err, os.ErrClosed) {

@@ -300,8 +300,11 @@ func (d *direction) setWay(way string) {
 
 // readError and writeError name the endpoint in an error of the transfer.
 func (d *direction) readError(err error) error {
-	if err == io.EOF || d.ended.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case err == io.EOF, d.ended.Load() && errors.Is(err, os.ErrDeadlineExceeded):
 		return nil
+	case d.src.Ended != nil && errors.Is(err, unix.ECONNRESET):
+		return nil // after all that it wrote: a program that ended without reading all its input
 	}
 	return errors.Wrapf(err, "%s: read", d.src.Label)
 }

@@ -36,13 +36,14 @@ func (d *direction) copyStream() error {
 		return m.copyPlain()
 	}
 	kind := fileType(src.fd)
-	if kind == unix.S_IFREG && dstFile && !seen {
+	if kind == unix.S_IFREG && dstFile && dst.space == nil && !seen {
 		done, err := m.sendFile()
 		if done || err != nil {
 			return err
 		}
 	}
-	m.maySplice = kind == unix.S_IFSOCK && dstFile && !seen
+	// splice(2) out of our pipe, which does not wait, does not wait either; so the destination must be one that the poller can wait for.
+	m.maySplice = kind == unix.S_IFSOCK && dstFile && !dst.waits && !seen
 	d.setWay("copy")
 	for {
 		bulk, err := m.copyUntilBulk()
