@@ -95,7 +95,7 @@ func (p *invocation) relay(args []string) int {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	defer p.watchSignals(cancel)()
+	p.watchSignals(cancel)
 
 	err = p.takeLock(ctx)
 	if err == nil {
