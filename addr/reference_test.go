@@ -72,7 +72,7 @@ func writeAddressPage(w *bytes.Buffer) {
 			}
 			var names []string
 			for _, o := range g.Options {
-				names = append(names, fmt.Sprintf("[%s](options.md#%s)", code(o.Name), o.Name))
+				names = append(names, fmt.Sprintf("[%s](options.md#%s)", code(o.Name), anchor(o)))
 			}
 			fmt.Fprintf(w, "- %s: %s\n", g.Name, strings.Join(names, ", "))
 		}
@@ -95,8 +95,16 @@ func writeOptionPage(w *bytes.Buffer) {
 		if o.Ours {
 			doc += "; not known to socat"
 		}
-		fmt.Fprintf(w, "| <a id=%q></a>%s | %s | %s |\n", o.Name, code(o.Usage()), doc, o.Phase)
+		fmt.Fprintf(w, "| <a id=%q></a>%s | %s | %s |\n", anchor(o), code(o.Usage()), doc, o.Phase)
 	}
+}
+
+// anchor is where an option stands on its page; a device's own option may share its name with a descriptor's.
+func anchor(o *Option) string {
+	if len(LookupOptions(o.Name)) > 1 && o.Groups&GINTERFACE != 0 {
+		return o.Name + "-of-devices"
+	}
+	return o.Name
 }
 
 func code(s string) string { return "`" + strings.ReplaceAll(s, "|", "\\|") + "`" }
