@@ -319,7 +319,7 @@ func parseNumber(text string) (int64, error) {
 		return n, nil
 	case errors.Is(err, strconv.ErrRange):
 		return 0, errors.New("number out of range")
-	case text == "" || !strings.ContainsAny(text[:1], "+-0123456789"):
+	case !strings.ContainsAny(text, "0123456789") || !strings.ContainsAny(text[:1], "+-0123456789"):
 		return 0, errors.New("missing numerical value")
 	}
 	return 0, errors.New("trailing garbage after the number")

@@ -10,7 +10,7 @@ import (
 )
 
 // explain says what would be opened, in which order, and how the two would be joined.
-func (p *program) explain(w io.Writer, left, right *addr.Address) error {
+func (p *invocation) explain(w io.Writer, left, right *addr.Address) error {
 	b := bufio.NewWriter(w)
 	for _, side := range []struct {
 		name string

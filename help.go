@@ -48,37 +48,13 @@ func showHelp(w io.Writer, level int) error {
 		if value != "" {
 			long += "=" + value
 		}
-		fmt.Fprintf(b, "  %-34s", strings.Join(append(forms, long), ", "))
-		writeColumn(b, f.Help, len(strings.Join(append(forms, long), ", ")) > 34)
+		addr.WriteColumns(b, "  ", strings.Join(append(forms, long), ", "), 38, f.Help)
 	}
 	fmt.Fprintf(b, "\n%s\nAddress types (\"tunsplice help TCP-LISTEN\" says more about one, with its options)\n", addressGrammar)
 	addr.WriteTypeList(b)
 	fmt.Fprintln(b, "\nFor scripts, as socat has it")
 	addr.WriteSocatList(b, level)
 	return b.Flush()
-}
-
-// writeColumn writes a text into the column right of the flags, on a line of its own if they took more than their place.
-func writeColumn(b *bufio.Writer, text string, fresh bool) {
-	const column, width = 38, 72
-	at := 0
-	if fresh {
-		fmt.Fprintf(b, "\n%*s", column-2, "")
-	}
-	for _, word := range strings.Fields(text) {
-		if at+1+len(word) > width {
-			fmt.Fprintf(b, "\n%*s", column-2, "")
-			at = 0
-		}
-		if at == 0 {
-			b.WriteString("  ")
-		} else {
-			b.WriteString(" ")
-		}
-		b.WriteString(word)
-		at += 1 + len(word)
-	}
-	b.WriteString("\n")
 }
 
 // shortsOf returns socat's short forms of a long flag, with the name of its value.

@@ -18,7 +18,7 @@ type lockFile struct{ path string }
 const lockPoll = time.Second
 
 // takeLock makes the lock file of -L or -W, if one was asked for.
-func (p *program) takeLock(ctx context.Context) error {
+func (p *invocation) takeLock(ctx context.Context) error {
 	path, wait := p.Lock, false
 	if p.WaitLock != "" {
 		path, wait = p.WaitLock, true

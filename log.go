@@ -81,7 +81,7 @@ func (s *logSink) open(dest string) error {
 		if !ok {
 			return errors.Errorf("unknown syslog facility %q", arg)
 		}
-		sys, err := syslog.New(facility|syslog.LOG_NOTICE, s.name)
+		sys, err := dialSyslog("", "", facility, s.name)
 		if err != nil {
 			// As syslog(3) the program goes on without a system log, but what it has to say is not lost.
 			s.write(relay.Warn, "no system log here, logging to standard error")
@@ -91,6 +91,11 @@ func (s *logSink) open(dest string) error {
 		return nil
 	}
 	return errors.Errorf("log destination %q: wanted stderr, file:NAME, syslog:FACILITY or mixed:FACILITY", dest)
+}
+
+// dialSyslog connects to the system log of this host, or to the one at the given address.
+func dialSyslog(network, address string, facility syslog.Priority, name string) (*syslog.Writer, error) {
+	return syslog.Dial(network, address, facility|syslog.LOG_NOTICE, name)
 }
 
 func (s *logSink) useSyslog(sys *syslog.Writer, mixed bool) {

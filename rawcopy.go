@@ -18,7 +18,7 @@ import (
 // begins, and may name what is known of the peers, such as $SOCAT_PEERADDR.
 
 // openRawCopies opens the copies whose names do not depend on the session.
-func (p *program) openRawCopies() (err error) {
+func (p *invocation) openRawCopies() (err error) {
 	for _, c := range []struct {
 		name string
 		dst  **os.File
@@ -33,7 +33,7 @@ func (p *program) openRawCopies() (err error) {
 	return nil
 }
 
-func (p *program) closeRawCopies() {
+func (p *invocation) closeRawCopies() {
 	for _, f := range []*os.File{p.rawLeft, p.rawRight} {
 		if f != nil {
 			if err := f.Close(); err != nil {
@@ -52,7 +52,7 @@ func openRawCopy(name string) (*os.File, error) {
 }
 
 // dump returns what looks at the data of one session, nil if nothing does, and a function that closes it.
-func (p *program) dump(left, right *relay.Endpoint) (d *relay.Dump, done func(), err error) {
+func (p *invocation) dump(left, right *relay.Endpoint) (d *relay.Dump, done func(), err error) {
 	if !p.DumpText && !p.DumpHex && p.RawLeft == "" && p.RawRight == "" {
 		return nil, func() {}, nil
 	}
@@ -87,7 +87,7 @@ func (p *program) dump(left, right *relay.Endpoint) (d *relay.Dump, done func(),
 
 // rawName puts values in place of $$ (process id), $PROGNAME, $TIMESTAMP (as 20261121T041552), $MICROS (of the second), and variables: first those that a program would get
 // (SOCAT_PEERADDR and its kin, from env without prefix), then those of the environment. An unknown one is empty, as in a shell.
-func (p *program) rawName(name string, now time.Time, env []string) string {
+func (p *invocation) rawName(name string, now time.Time, env []string) string {
 	return os.Expand(name, func(v string) string {
 		switch v {
 		case "$":

@@ -14,8 +14,8 @@ import (
 	"github.com/pkg/errors"
 )
 
-// program is one run of the program.
-type program struct {
+// invocation is one run of the program.
+type invocation struct {
 	*commandLine
 	sink     *logSink
 	log      *relay.Log
@@ -32,7 +32,7 @@ type program struct {
 func run(argv []string) int {
 	var c commandLine
 	command, mistake := parseArgs(&c, argv[1:])
-	p := &program{commandLine: &c, sink: newLogSink(&c, argv[0])}
+	p := &invocation{commandLine: &c, sink: newLogSink(&c, argv[0])}
 	p.log = relay.NewLog(logLevel(c.Level), p.sink.write)
 	if len(c.Log) > 0 {
 		if err := p.sink.open(c.Log[len(c.Log)-1]); err != nil {
@@ -57,7 +57,7 @@ func run(argv []string) int {
 }
 
 // shown ends a run that only had to print something.
-func (p *program) shown(err error) int {
+func (p *invocation) shown(err error) int {
 	if err != nil {
 		return p.fail(err)
 	}
@@ -65,7 +65,7 @@ func (p *program) shown(err error) int {
 }
 
 // fail logs the error that ends the program: one line, and a hint if a cure is known.
-func (p *program) fail(err error) int {
+func (p *invocation) fail(err error) int {
 	p.log.Errorf("%s", err)
 	if hint := addr.Hint(err); hint != "" {
 		p.log.Warnf("hint: %s", hint)
@@ -75,9 +75,13 @@ func (p *program) fail(err error) int {
 }
 
 // relay joins the two addresses of the command line.
-func (p *program) relay(args []string) int {
+func (p *invocation) relay(args []string) int {
 	if len(args) != 2 {
-		return p.fail(hinted{errors.Errorf("exactly 2 addresses required (there are %d)%s", len(args), seeHelp), "an address with spaces or !! in it wants quotes: 'EXEC:ls -l'"})
+		hint := "the form is: tunsplice [options] ADDRESS ADDRESS, as in: tunsplice - TCP:www.example.org:80"
+		if len(args) > 2 {
+			hint = "options stand before the addresses, and an address with spaces in it wants quotes: 'EXEC:ls -l'"
+		}
+		return p.fail(hinted{errors.Errorf("exactly 2 addresses required (there are %d)%s", len(args), seeHelp), hint})
 	}
 	if err := p.readEnvironment(); err != nil {
 		return p.fail(err)
@@ -91,7 +95,7 @@ func (p *program) relay(args []string) int {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	defer p.watchSignals(cancel)()
+	p.watchSignals(cancel)
 
 	err = p.takeLock(ctx)
 	if err == nil {
@@ -108,7 +112,7 @@ func (p *program) relay(args []string) int {
 }
 
 // status returns the exit status after the transfer, and logs it.
-func (p *program) status(ctx context.Context, err error) int {
+func (p *invocation) status(ctx context.Context, err error) int {
 	var sig signalled
 	switch {
 	case errors.As(context.Cause(ctx), &sig):
@@ -125,7 +129,7 @@ func (p *program) status(ctx context.Context, err error) int {
 }
 
 // readEnvironment reads the variables that stand in for flags. A flag beats a variable.
-func (p *program) readEnvironment() error {
+func (p *invocation) readEnvironment() error {
 	p.resolveIP, p.listenIP = '4', '4'
 	switch v := os.Getenv("SOCAT_PREFERRED_RESOLVE_IP"); v {
 	case "0", "4", "6":
@@ -154,7 +158,7 @@ func (p *program) readEnvironment() error {
 }
 
 // bind checks both addresses, so that nothing is opened unless the whole command line is right.
-func (p *program) bind(args []string) (left, right *addr.Address, err error) {
+func (p *invocation) bind(args []string) (left, right *addr.Address, err error) {
 	leftMode, rightMode := addr.ReadWrite, addr.ReadWrite
 	switch {
 	case p.LeftToRight:
@@ -182,7 +186,7 @@ func (p *program) bind(args []string) (left, right *addr.Address, err error) {
 }
 
 // env returns what openers need to know.
-func (p *program) env(peer []string, log *relay.Log, forked bool) *addr.Env {
+func (p *invocation) env(peer []string, log *relay.Log, forked bool) *addr.Env {
 	e := &addr.Env{Log: log, Program: p.sink.name, Version: version, ResolveIP: p.resolveIP, ListenIP: p.listenIP, PeerEnv: peer, Linger: time.Duration(p.Linger)}
 	if forked {
 		e.ChildFailed = func(int) {} // logged; the status of a server is not that of one of its sessions
@@ -196,7 +200,7 @@ func (p *program) env(peer []string, log *relay.Log, forked bool) *addr.Env {
 //
 // As a rule the left address is opened first and the right one when the left has its peer. An address with fork is the outer one, on whichever side it stands: it is
 // opened once, and for each of its peers the other address is opened anew. (socat opens the left address once and lets all peers of a forking right address share it.)
-func (p *program) join(ctx context.Context, left, right *addr.Address) error {
+func (p *invocation) join(ctx context.Context, left, right *addr.Address) error {
 	outer, inner, swapped := left, right, false
 	if right.Forks() {
 		outer, inner, swapped = right, left, true
@@ -243,7 +247,7 @@ func noEOF(err error) error {
 }
 
 // session opens the inner address for one endpoint of the outer one and joins them. It closes ep.
-func (p *program) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, swapped, forked bool) error {
+func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, swapped, forked bool) error {
 	log := p.log
 	if forked {
 		log = log.With(ep.Label)
@@ -285,7 +289,7 @@ func closeUnused(ep *relay.Endpoint, log *relay.Log) {
 }
 
 // transfer runs one session between two open endpoints, and closes them.
-func (p *program) transfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, forked bool) error {
+func (p *invocation) transfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, forked bool) error {
 	dump, closeDump, err := p.dump(left, right)
 	if err == nil {
 		defer closeDump()

@@ -37,8 +37,9 @@ func (s signalled) level() relay.Level {
 // have other work to do here.
 const uncatchable = 1<<syscall.SIGKILL | 1<<syscall.SIGSTOP | 1<<syscall.SIGURG | 1<<syscall.SIGPROF | 1<<syscall.SIGCHLD | 1<<syscall.SIGPIPE | 1<<syscall.SIGUSR1
 
-// watchSignals begins to watch for signals; the first one of the mask cancels the context. The returned function ends the watch.
-func (p *program) watchSignals(cancel context.CancelCauseFunc) (stop func()) {
+// watchSignals begins to watch for signals; the first one of the mask cancels the context. It goes on until the process ends: signal.Stop
+// would only cost time then.
+func (p *invocation) watchSignals(cancel context.CancelCauseFunc) {
 	// SIGPIPE is caught and dropped, so that a closed standard error does not end the program and a closed output is an error of write(2). It is
 	// not set to be ignored, which programs that we start would inherit.
 	caught := []os.Signal{syscall.SIGUSR1, syscall.SIGPIPE}
@@ -54,10 +55,9 @@ func (p *program) watchSignals(cancel context.CancelCauseFunc) (stop func()) {
 			caught = append(caught, n)
 		}
 	}
-	signals, done := make(chan os.Signal, 8), make(chan struct{})
+	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, caught...)
 	go func() {
-		defer close(done)
 		ending := false
 		for s := range signals {
 			sig := signalled{s.(syscall.Signal)}
@@ -75,9 +75,4 @@ func (p *program) watchSignals(cancel context.CancelCauseFunc) (stop func()) {
 			}
 		}
 	}()
-	return func() {
-		signal.Stop(signals)
-		close(signals)
-		<-done
-	}
 }

@@ -48,7 +48,7 @@ func sum(a, b relay.Stats) relay.Stats {
 }
 
 // logStatistics logs the counts of one session in the two lines that scripts read, whatever the level of the log.
-func (p *program) logStatistics(label string, s relay.Stats) {
+func (p *invocation) logStatistics(label string, s relay.Stats) {
 	if label != "" {
 		label += ": "
 	}
@@ -68,7 +68,7 @@ func (p *program) logStatistics(label string, s relay.Stats) {
 }
 
 // logAllStatistics logs the counts of each running session, and with option fork the sum of all there have been.
-func (p *program) logAllStatistics() {
+func (p *invocation) logAllStatistics() {
 	p.sessions.mu.Lock()
 	defer p.sessions.mu.Unlock()
 	total, forked := p.sessions.ended, false

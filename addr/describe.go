@@ -1,9 +1,9 @@
 package addr
 
 import (
-	"cmp"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 	"strings"
 )
@@ -64,17 +64,19 @@ func (o *Option) TypesWith() (types []*Type) {
 
 // Usage is the option with the form of its value: "interval=<seconds>".
 func (o *Option) Usage() string {
-	if form, known := valueForms[o.Kind()]; known {
-		return o.Name + form
-	}
-	return o.Name + "=<" + strings.ToLower(o.Kind()) + ">"
+	return o.Name + valueForms[o.Kind()]
 }
 
 // valueForms are the forms of values, by kind.
 var valueForms = map[string]string{
-	"CONST": "", "BOOL": "[=<bool>]", "INT": "[=<number>]", "UNSIGNED-INT": "=<number>", "BYTE": "=<0-255>", "UNSIGNED-SHORT": "=<0-65535>", "SIZE_T": "=<size>",
-	"OFF64_T": "=<offset>", "STRING": "=<text>", "STRING-NULL": "[=<text>]", "STRUCT-TIMEVAL": "=<seconds>", "MODE_T": "=<mode>", "UID_T": "=<user>", "GID_T": "=<group>",
-	"BIN": "=<data>", "INT:INT:INT": "=<level>:<name>:<number>", "INT:INT:BIN": "=<level>:<name>:<data>", "INT:INT:STRING": "=<level>:<name>:<text>",
+	"CONST": "", "BOOL": "[=<bool>]", "INT": "[=<number>]", "INT/NULL": "=[<number>]", "UNSIGNED-INT": "=<number>", "BYTE": "=<0-255>", "UNSIGNED-SHORT": "=<0-65535>",
+	"SIZE_T": "=<size>", "OFF64_T": "=<offset>", "STRING": "=<text>", "STRING-NULL": "[=<text>]", "STRUCT-TIMEVAL": "=<seconds>", "MODE_T": "=<mode>",
+	"UID_T": "=<user>", "GID_T": "=<group>", "BIN": "=<data>",
+	"INT:INT:INT": "=<level>:<name>:<number>", "INT:INT:BIN": "=<level>:<name>:<data>", "INT:INT:STRING": "=<level>:<name>:<text>",
+	"INT:INT": "=<request>:<number>", "INT:INTP": "=<request>:<number>", "INT:BIN": "=<request>:<data>", "INT:STRING": "=<request>:<text>",
+	"STRUCT-IP_MREQN": "=<group>:<interface>", "IP-MREQ-SOURCE": "=<group>:<interface>:<sender>",
+	"FRAMING": "=<framing>", "ADDRESS": "=<address>", "ADDRESS/BITS": "=<address>/<bits>", "MAC": "=<mac-address>",
+	"NETWORK [via ADDRESS] [metric N]": "=<network>[ via <address>][ metric <n>]",
 }
 
 // WriteSocatList writes the address heads, and with options also the option names, in the form that scripts read from socat's -h: level 1 addresses, 2 options, 3 the
@@ -126,17 +128,35 @@ func writeSorted(w io.Writer, lines []string) {
 // WriteTypeList writes a line for each address type: its form and what it is.
 func WriteTypeList(w io.Writer) {
 	for _, t := range Types() {
-		form := t.Synopsis()
-		if len(form) > typeColumn {
-			fmt.Fprintf(w, "  %s\n  %*s  %s\n", form, typeColumn, "", t.Summary)
-		} else {
-			fmt.Fprintf(w, "  %-*s  %s\n", typeColumn, form, t.Summary)
-		}
+		WriteColumns(w, "  ", t.Synopsis(), 36, t.Summary)
 	}
 }
 
-// typeColumn is the width of the column of forms in lists.
-const typeColumn = 34
+// lineWidth is the length that lines of help are broken at.
+const lineWidth = 110
+
+// WriteColumns writes a form and, from the given column on, what is to be said of it; on a line of its own if the form takes more than its place.
+func WriteColumns(w io.Writer, indent, form string, column int, text string) {
+	line := indent + form
+	if len(line)+2 > column {
+		fmt.Fprintln(w, line)
+		line = ""
+	}
+	line += strings.Repeat(" ", column-len(line))
+	filled := false // the line holds a word of the text
+	for _, word := range strings.Fields(text) {
+		switch {
+		case filled && len(line)+1+len(word) > lineWidth:
+			fmt.Fprintln(w, line)
+			line = strings.Repeat(" ", column)
+		case filled:
+			line += " "
+		}
+		line += word
+		filled = true
+	}
+	fmt.Fprintln(w, line)
+}
 
 // Describe writes all there is to say about an address type.
 func (t *Type) Describe(w io.Writer) {
@@ -157,37 +177,56 @@ func (t *Type) Describe(w io.Writer) {
 	for _, e := range t.Examples {
 		fmt.Fprintf(w, "    tunsplice %s\n        %s\n", e.Args, e.Does)
 	}
-	own := t.OwnOptions()
-	fmt.Fprintf(w, "\nOptions\n")
-	writeOptions(w, own)
-	fmt.Fprintf(w, "\nOptions of every address\n")
-	writeOptions(w, EveryOptions())
-}
-
-// writeOptions writes a line for each option, under the names of the groups where there are many.
-func writeOptions(w io.Writer, opts []*Option) {
-	slices.SortStableFunc(opts, func(a, b *Option) int {
-		return cmp.Or(cmp.Compare(a.mainGroup(), b.mainGroup()), strings.Compare(a.Name, b.Name))
-	})
-	last := Group(0)
-	for _, o := range opts {
-		if g := o.mainGroup(); g != last && len(opts) > 12 {
-			fmt.Fprintf(w, "  %s\n", g)
-			last = g
-		}
-		form := o.Usage()
-		if len(form) > optionColumn {
-			fmt.Fprintf(w, "    %s\n    %*s  %s\n", form, optionColumn, "", o.Doc)
-		} else {
-			fmt.Fprintf(w, "    %-*s  %s\n", optionColumn, form, o.Doc)
+	for _, g := range t.OptionGroups() {
+		fmt.Fprintf(w, "\nOptions of %s\n", g.Name)
+		for _, o := range g.Options {
+			WriteColumns(w, "    ", o.Usage(), 34, o.docAndAliases())
 		}
 	}
 }
 
-const optionColumn = 28
+// groupEvery is the name of the last group.
+const groupEvery = "every address"
 
-// mainGroup is the first of the option's groups, under which it is listed.
-func (o *Option) mainGroup() Group { return o.Groups & -o.Groups }
+// OptionGroup is a list of options under the name of what they belong to.
+type OptionGroup struct {
+	Name    string
+	Options []*Option
+}
+
+// OptionGroups returns all options of the type, those that are most its own first and those of every address last.
+func (t *Type) OptionGroups() (groups []OptionGroup) {
+	for i := range groupNames {
+		i = (2*len(groupNames) - 2 - i) % len(groupNames) // from the last but one down to the first, then the last: packets
+		var opts []*Option
+		for _, o := range t.OwnOptions() {
+			if shared := o.Groups & t.Groups &^ gEvery; bits.Len64(uint64(shared)) == i+1 {
+				opts = append(opts, o)
+			}
+		}
+		if len(opts) > 0 {
+			groups = append(groups, OptionGroup{groupTitles[1<<i], opts})
+		}
+	}
+	return append(groups, OptionGroup{groupEvery, EveryOptions()})
+}
+
+// groupTitles say what the options of a group belong to.
+var groupTitles = map[Group]string{
+	GFD: "descriptors", GFIFO: "pipes", GCHR: "character devices", GBLK: "block devices", GREG: "regular files", GSOCKET: "sockets", GREADLINE: "line editing",
+	GNAMED: "entries in the file system", GOPEN: "open(2)", GEXEC: "programs without a shell", GFORK: "programs", GLISTEN: "listening", GSHELL: "programs by a shell",
+	GCHILD: "serving many", GRETRY: "trying again", GTERMIOS: "terminals", GRANGE: "choosing peers", GPTY: "pseudo terminals", GPARENT: "programs and us",
+	GUNIX: "UNIX sockets", GIP4: "IPv4", GIP6: "IPv6", GINTERFACE: "network interfaces", GUDP: "UDP", GTCP: "TCP", GSOCKS: "SOCKS", GOPENSSL: "TLS", GHTTP: "HTTP",
+	GPOSIXMQ: "message queues", GSCTP: "SCTP", GDCCP: "DCCP", GUDPLITE: "UDP-Lite", GPACKETS: "packets over a byte stream",
+}
+
+// docAndAliases is the option's line of documentation with its other names.
+func (o *Option) docAndAliases() string {
+	if o.Aliases == "" {
+		return o.Doc
+	}
+	return o.Doc + " [also: " + strings.Join(o.AliasList(), ", ") + "]"
+}
 
 // Describe writes all there is to say about an option.
 func (o *Option) Describe(w io.Writer) {
@@ -207,7 +246,7 @@ func (o *Option) Describe(w io.Writer) {
 	for _, t := range o.TypesWith() {
 		names = append(names, t.Name)
 	}
-	fmt.Fprintf(w, "    For\n%s\n", indent(indent(strings.Join(names, ", "))))
+	fmt.Fprintf(w, "    For:\n%s\n", indent(strings.Join(names, ", ")))
 }
 
 // sentence begins a text with a capital letter and ends it with a full stop.
@@ -221,14 +260,14 @@ func sentence(s string) string {
 	return strings.TrimSuffix(s, ".") + "."
 }
 
-// indent breaks a text into lines of at most 96 characters, indented by four.
+// indent breaks a text into lines of at most 96 bytes, indented by four.
 func indent(text string) string {
 	var sb strings.Builder
 	for paragraph := range strings.SplitSeq(text, "\n") {
 		width := 0
 		for _, word := range strings.Fields(paragraph) {
 			switch {
-			case width == 0 && sb.Len() == 0, width == 0:
+			case width == 0:
 				sb.WriteString("    ")
 			case width+1+len(word) > 92:
 				sb.WriteString("\n    ")

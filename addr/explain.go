@@ -3,25 +3,23 @@ package addr
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"tunsplice/relay"
 )
 
-// forkOption is the option by which an address serves many peers.
-const forkOption = "fork"
-
 // Forks says that the address will yield an endpoint for each of many peers.
 func (a *Address) Forks() bool {
-	for _, b := range a.bounds() {
-		for i := range b.settings {
-			if s := &b.settings[i]; s.opt.Name == forkOption {
-				on, isBool := s.value.(bool)
-				return on || !isBool
+	return slices.ContainsFunc(a.bounds(), func(b *Bound) bool {
+		on := false
+		for i := range b.settings { // not by Or: looking is not acting on it
+			if s := &b.settings[i]; s.opt == optFork.opt {
+				on = s.value.(bool)
 			}
 		}
-	}
-	return false
+		return on
+	})
 }
 
 // Explain writes what an address means: its type, the direction it is used in, and its parameters and options by their full names. It opens nothing.
