@@ -82,10 +82,10 @@ func TestProgramNotFound(t *testing.T) {
 	write(t, dir, "noexec", "echo")
 	for line, want := range map[string]string{
 		"-u CREATE:made!!CREATE:made EXEC:nosuchprogram": "", // nothing is made: see below
-		"-U CREATE:made EXEC:nosuchprogram":              "no such file",
-		"-U CREATE:made EXEC:./nosuchprogram":            "no such file",
-		"-U CREATE:made EXEC:./noexec":                   "permission denied",
-		"-U CREATE:made EXEC:cat,path=/nonexistent":      "no such file",
+		"-U CREATE:made EXEC:nosuchprogram":              "No such file",
+		"-U CREATE:made EXEC:./nosuchprogram":            "No such file",
+		"-U CREATE:made EXEC:./noexec":                   "Permission denied",
+		"-U CREATE:made EXEC:cat,path=/nonexistent":      "No such file",
 		"-U CREATE:made EXEC:":                           "empty",
 		"-U CREATE:made EXEC:true,fdin=3":                "writes nothing",
 		"-u - EXEC:true,fdout=3":                         "reads nothing",
@@ -95,7 +95,7 @@ func TestProgramNotFound(t *testing.T) {
 		"- SYSTEM:true,dash=x":                           "numerical",
 		"- SYSTEM:true,shell=/bin/sh":                    "not for SYSTEM",
 		"- OPEN:f,chroot=/":                              "not for OPEN",
-		"- SHELL:true,shell=/nonexistent":                "no such file",
+		"- SHELL:true,shell=/nonexistent":                "No such file",
 	} {
 		got := finish(t, relayCmd(t, dir, strings.Fields(line)...), "")
 		if got.status != 1 || !strings.Contains(strings.ToLower(got.err), want) && !strings.Contains(got.err, want) {
@@ -217,7 +217,7 @@ func TestChildChroot(t *testing.T) {
 			t.Errorf("%s: %+v", command, got)
 		}
 	}
-	if got := relayed(t, "", "-u", "EXEC:/usr/bin/ls,chroot=/usr", "-"); got.status != 1 || !strings.Contains(got.err, "no such file") {
+	if got := relayed(t, "", "-u", "EXEC:/usr/bin/ls,chroot=/usr", "-"); got.status != 1 || !strings.Contains(got.err, "No such file") {
 		t.Errorf("%+v", got)
 	}
 }

@@ -53,7 +53,7 @@ func TestOpenRefusals(t *testing.T) {
 	for line, want := range map[string]string{
 		"-u OPEN:f,wronly -":      "o-wronly",
 		"OPEN:f,rdonly -":         "o-rdonly",
-		"-u ./new -":              "no such file", // socat makes an empty one
+		"-u ./new -":              "No such file", // socat makes an empty one
 		"-u CREATE:new -":         "is no address for reading",
 		"-u - OPEN:f,iff-up":      "option",
 		"-u - OPEN:f,perm=9":      "file mode",
