@@ -44,7 +44,7 @@ type link struct {
 	// Of the receiving direction.
 	peer     Hello // the last hello of the peer
 	met      bool  // there was one
-	piKnown  atomic.Bool
+	acked    atomic.Bool // it has heard ours
 	hellos   int
 	switched bool // what we receive is framed
 	warned   bool
@@ -133,13 +133,32 @@ func (l *link) greet() {
 	l.post(saying{hello: &Hello{}})
 }
 
+// Over datagrams the first hello is said again until the peer has heard it, with growing pauses, since it may get lost or come before the peer.
+const (
+	firstHelloPause   = 100 * time.Millisecond
+	longestHelloPause = 10 * time.Second
+)
+
 // talk writes what is to be said.
 func (l *link) talk() {
 	defer l.talking.Done()
+	var again <-chan time.Time
+	pause := firstHelloPause
+	if l.stream.Traffic != Stream {
+		again = time.After(pause)
+	}
 	for {
 		select {
 		case <-l.ended:
 			return
+		case <-again:
+			if l.acked.Load() {
+				again = nil
+				continue
+			}
+			l.post(saying{hello: &Hello{}})
+			pause = min(2*pause, longestHelloPause)
+			again = time.After(pause)
 		case what := <-l.say:
 			if err := l.write(what); err != nil {
 				l.s.fail(err)
@@ -447,7 +466,7 @@ func (l *link) heard(h *Hello, err error) error {
 		l.refuse(h, err.Error())
 		return errors.Wrap(err, l.stream.Label)
 	}
-	if l.hellos++; l.hellos > mostHellos {
+	if l.hellos++; l.hellos > mostHellos && l.stream.Traffic == Stream {
 		return errors.Errorf("%s: the peer sends hello after hello", l.stream.Label)
 	}
 	switch {
@@ -466,7 +485,9 @@ func (l *link) heard(h *Hello, err error) error {
 	}
 	again := l.met && h.Nonce == l.peer.Nonce
 	l.peer, l.met = *h, true
-	l.piKnown.Store(true)
+	if h.Acks(l.own.Nonce) {
+		l.acked.Store(true)
+	}
 	if !again {
 		l.log.Infof("%s: hello from %s, device %s, MTU %d", l.stream.Label, h.Software, h.Kind, h.MTU)
 	}
