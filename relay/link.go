@@ -42,8 +42,8 @@ type link struct {
 	vnet   bool       // the peer takes packets with virtio-net headers
 
 	// Of the receiving direction.
-	peer     Hello // the last hello of the peer
-	met      bool  // there was one
+	peer     Hello       // the last hello of the peer
+	met      bool        // there was one
 	acked    atomic.Bool // it has heard ours
 	hellos   int
 	switched bool // what we receive is framed
