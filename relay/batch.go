@@ -63,6 +63,3 @@ func (b *Batch) head(i int) []byte {
 	s := b.spans[i]
 	return b.buf[s.off-b.Head : s.off]
 }
-
-// wire returns all packets with the bytes in front of them.
-func (b *Batch) wire() []byte { return b.buf[:b.end] }
