@@ -188,3 +188,31 @@ func TestTunAgainstTap(t *testing.T) {
 		}
 	}
 }
+
+// An interface is joined to a device in another namespace: what the interface receives goes there whole, unfinished checksums and GSO packets of a local sender finished.
+func TestInterface(t *testing.T) {
+	l := newLab(t)
+	far := *l
+	far.a = l.a + "c"
+	l.run("ip", "netns", "add", far.a)
+	t.Cleanup(func() { exec.Command("ip", "netns", "del", far.a).Run() })
+	l.run("ip", "-n", l.a, "addr", "flush", "dev", "wire")
+	l.run("ip", "-n", l.b, "addr", "add", "172.0.0.2/24", "dev", "wire")
+	p := l.start(on(l.a, "tunsplice", "-d", "-d", "INTERFACE:wire,promisc", "TAP:172.0.0.1/24,up,tun-name=ts0,netns="+far.a)...)
+	far.ping("172.0.0.1", p.output, 56, 1472, 8000)
+	far.transfer(20<<20, p.output)
+	far.framesPass(l.b, "wire", far.a, p.output)
+	if out := l.run("ip", "-n", l.a, "-d", "link", "show", "dev", "wire"); !strings.Contains(out, "PROMISC") && !strings.Contains(out, "promiscuity 1") {
+		t.Errorf("option promisc did nothing:\n%s", out)
+	}
+	if status := p.stop(syscall.SIGTERM); status != 143 {
+		t.Errorf("exit status %d\n%s", status, p.output())
+	}
+	if out := l.run("ip", "-n", l.a, "link", "show", "dev", "wire"); strings.Contains(out, "PROMISC") {
+		t.Errorf("the interface was left promiscuous:\n%s", out)
+	}
+	q := l.start(on(l.a, "tunsplice", "INTERFACE:nosuch0", "-")...)
+	if status := q.ended(); status != 1 || !strings.Contains(q.output(), "No such device") {
+		t.Errorf("exit status %d\n%s", status, q.output())
+	}
+}

@@ -297,7 +297,7 @@ func TestTunnels(t *testing.T) {
 						l.nothingLost("ts0", "ts0", say)
 					}
 					if kind == "tap" {
-						l.framesPass(say)
+						l.framesPass(l.a, "ts0", l.b, say)
 					}
 					if status := a.stop(syscall.SIGTERM); status != 143 {
 						t.Errorf("exit status %d after SIGTERM\n%s", status, say())
@@ -318,11 +318,11 @@ func TestTunnels(t *testing.T) {
 	}
 }
 
-// framesPass sends odd frames into host a's device and looks for them, byte for byte, at host b's.
-func (l *lab) framesPass(say func() string) {
+// framesPass sends odd frames through an interface of one host and looks for them, byte for byte, at ts0 of the other.
+func (l *lab) framesPass(from, iface, to string, say func() string) {
 	l.t.Helper()
 	pcap := filepath.Join(l.dir, "pcap")
-	dump := l.start(on(l.b, "tcpdump", "-i", "ts0", "-U", "-w", pcap, "-s", "0")...)
+	dump := l.start(on(to, "tcpdump", "-i", "ts0", "-U", "-w", pcap, "-s", "0")...)
 	eventually(l.t, "tcpdump listens", func() bool { return strings.Contains(dump.output(), "listening on") }, dump.output)
 	frames := map[string]string{
 		"VLAN":                "ffffffffffff 020000000001 8100 0064 0800 4500001c000100004011" + "0000 0a000001 0a000002 00010002 0008 0000",
@@ -335,12 +335,12 @@ func (l *lab) framesPass(say func() string) {
 		"a hello of no one's": "0180c200000e 020000000001 88b5 6e6f2068656c6c6f",
 	}
 	fd := -1
-	if err := tundev.InNetNS(l.a, func() (err error) {
+	if err := tundev.InNetNS(from, func() (err error) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		ifi, err := net.InterfaceByName("ts0")
+		ifi, err := net.InterfaceByName(iface)
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,7 @@ func (t *Dump) see(d *direction, p []byte) {
 		len(p), from, from+uint64(len(p))-1)
 	switch {
 	case t.Text && t.Hex:
-		b = appendBoth(b, p)
+		b = appendBoth(b, p, d.src.Traffic == Stream)
 	case t.Hex:
 		b = append(appendHex(b, p), '\n')
 	default:
@@ -81,12 +81,12 @@ func appendHex(b, p []byte) []byte {
 	return b
 }
 
-// appendBoth shows up to 16 bytes a line in hex and as text; a line feed ends a line early. Packets are shown without such breaks.
-func appendBoth(b, p []byte) []byte {
+// appendBoth shows up to 16 bytes a line in hex and as text; in text a line feed ends a line early.
+func appendBoth(b, p []byte, text bool) []byte {
 	for len(p) > 0 {
 		n := min(16, len(p))
 		for i, c := range p[:n] {
-			if c == '\n' {
+			if text && c == '\n' {
 				n = i + 1
 				break
 			}
