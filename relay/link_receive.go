@@ -1,0 +1,171 @@
+package relay
+
+import (
+	"strings"
+
+	"github.com/pkg/errors"
+)
+
+// The receiving side of a link: finding hellos, frames and unframed packets in what the stream brings. What is done about a hello is in link.go.
+
+// receive reads the stream: hellos, then frames, or unframed packets from a peer that knows nothing of this.
+func (l *link) receive(d *direction, f *deframer) error {
+	more := true
+	for {
+		if more {
+			if err := f.fill(); err != nil {
+				return d.leftover(f, err)
+			}
+		}
+		var err error
+		switch {
+		case l.switched:
+			more, err = l.frame(d, f)
+		case !l.met && f.at == piLen && f.border == piLen || d.dst.Traffic == TUN:
+			more, err = l.border(d, f)
+		default:
+			more, err = l.borderless(d, f)
+		}
+		if err != nil {
+			if err == errPeerClosed {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+var errPeerClosed = errors.New("the peer has closed the link")
+
+// frame takes one link frame.
+func (l *link) frame(d *direction, f *deframer) (more bool, err error) {
+	typ, body, used, err := (&Link{}).NextFrame(f.unread())
+	if err != nil {
+		return false, errors.Wrap(err, l.stream.Label)
+	}
+	if used == 0 {
+		return true, nil
+	}
+	before := f.buf[:f.at+LinkHeadLen]
+	f.use(used)
+	switch typ {
+	case FramePacket:
+		p := d.dst.adapt(before, body, l.peer.PI)
+		if p == nil {
+			d.lose(errors.Errorf("%s: a packet of %d bytes is too short", l.stream.Label, len(body)))
+			return false, nil
+		}
+		return false, d.putPacket(p)
+	case FramePacketVNet:
+		return false, l.putOffloaded(d, body)
+	}
+	return false, l.control(typ, body)
+}
+
+// putOffloaded writes a packet with virtio-net header to the device.
+func (l *link) putOffloaded(d *direction, body []byte) error {
+	if l.own.Caps&CapVNet == 0 {
+		return errors.Errorf("%s: the peer sends virtio-net headers, which were not offered", l.stream.Label)
+	}
+	d.s.cfg.Dump.see(d, body[VNetLen:])
+	return d.put(len(body)-VNetLen, d.dst.Offload.Put(body))
+}
+
+// control takes a control frame; unknown ones mean nothing.
+func (l *link) control(typ FrameType, body []byte) error {
+	switch typ {
+	case FramePing:
+		if _, err := ParsePing(body); err != nil {
+			return errors.Wrap(err, l.stream.Label)
+		}
+		l.post(saying{frame: AppendPong(nil, body)})
+	case FrameMTU:
+		mtu, err := ParseMTU(body)
+		if err != nil {
+			return errors.Wrap(err, l.stream.Label)
+		}
+		l.log.Noticef("%s: the peer's device has MTU %d now", l.stream.Label, mtu)
+	case FrameClose:
+		code, text, err := ParseClose(body)
+		if err != nil {
+			return errors.Wrap(err, l.stream.Label)
+		}
+		l.log.Noticef("%s: the peer closes the link: %s", l.stream.Label, strings.TrimSpace(code.String()+" "+text))
+		return errPeerClosed
+	}
+	return nil
+}
+
+// border is called where a packet begins: at the start of the stream, and at every packet of an unframed TUN stream.
+func (l *link) border(d *direction, f *deframer) (more bool, err error) {
+	src := f.unread()
+	h, n, more, err := FindHello(src)
+	switch {
+	case more:
+		return true, nil
+	case n > 0:
+		if err == nil {
+			f.use(n)
+		}
+		return len(f.unread()) == 0, l.heard(&h, err)
+	case len(src) == 0:
+		return true, nil
+	}
+	if !l.met {
+		if err := l.foreign(src); err != nil {
+			return false, err
+		}
+	}
+	if d.dst.Traffic != TUN {
+		return l.borderless(d, f)
+	}
+	p, used, err := RawIP{}.Next(src)
+	switch {
+	case err != nil:
+		return false, d.badFrame(err)
+	case used == 0:
+		return true, nil
+	}
+	d.setWay("unframed, split by IP lengths")
+	f.use(used)
+	return false, d.putRawIP(f, p)
+}
+
+// borderless is called for what comes unframed from a TAP: what one read brought is one frame, as far as anyone can tell, unless a hello of
+// our peer stands in it.
+func (l *link) borderless(d *direction, f *deframer) (more bool, err error) {
+	src := f.unread()
+	if len(src) == 0 {
+		return true, nil
+	}
+	if !l.met {
+		if h, n, _, err := FindHello(src); n > 0 {
+			if err == nil {
+				f.use(n)
+			}
+			return len(f.unread()) == 0, l.heard(&h, err)
+		}
+		if err := l.foreign(src); err != nil {
+			return false, err
+		}
+		d.setWay("unframed, one read is one packet")
+		p := d.dst.adapt(f.buf[:f.at], src, d.dst.PI)
+		f.use(len(src))
+		return true, d.putPacket(p)
+	}
+	// The peer is one of ours and has sent frames before it heard us. Their borders are unknown.
+	h, off, n, keep := ScanHello(src, l.own.Nonce, l.peer.Form())
+	stale := off
+	if n == 0 {
+		stale = len(src) - keep
+	}
+	if stale > 0 {
+		d.lose(errors.Errorf("%s: %d bytes of frames that the peer sent before the link was up have no borders", l.stream.Label, stale))
+	}
+	f.use(stale)
+	if n == 0 {
+		return true, nil
+	}
+	f.use(n)
+	return len(f.unread()) == 0, l.heard(&h, nil)
+}
