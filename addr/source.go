@@ -86,7 +86,7 @@ func (a *Address) Open(ctx context.Context, env *Env) (Source, error) {
 	return &dual{first, second}, nil
 }
 
-// Close releases nothing: an Address is only words. It exists so that callers can treat all stages alike.
+// open opens one address, and has it watched for options that nobody acts on.
 func (b *Bound) open(ctx context.Context, env *Env) (Source, error) {
 	src, err := b.Open(ctx, b, env)
 	if err != nil {

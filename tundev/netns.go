@@ -114,17 +114,3 @@ func adviseEnter(err error, ns string) string {
 	}
 	return ""
 }
-
-// EnterNetNS moves the calling thread into a network namespace, named as for InNetNS, for good. The caller has locked its goroutine to the thread and never unlocks it,
-// so that the thread ends with the goroutine. It is for threads that have been made different in other ways too; otherwise use InNetNS.
-func EnterNetNS(ns string) error {
-	target, err := openNetNS(ns)
-	if err != nil {
-		return err
-	}
-	defer target.Close()
-	if err := netns.Set(target); err != nil {
-		return newError("enter network namespace "+ns, err, adviseEnter(err, ns))
-	}
-	return nil
-}
