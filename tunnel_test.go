@@ -104,7 +104,13 @@ func (l *lab) start(argv ...string) *background {
 		l.t.Fatal(err)
 	}
 	go func() { p.err = p.cmd.Wait(); close(p.done) }()
-	l.t.Cleanup(func() { p.cmd.Process.Kill(); <-p.done })
+	l.t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.done
+		if strings.Contains(p.output(), "DATA RACE") {
+			l.t.Errorf("%s:\n%s", p.cmd, p.output())
+		}
+	})
 	return p
 }
 

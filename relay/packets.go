@@ -52,7 +52,14 @@ func (e *Endpoint) onePacket(err error) bool { return e.OnePack != nil && e.OneP
 // putPacket writes one packet to the packet endpoint dst. A packet that it does not take is lost, with a message; other errors end the session.
 func (d *direction) putPacket(p []byte) error {
 	d.s.cfg.Dump.see(d, p)
+	l := d.s.link
+	if l == nil || l.stream != d.dst {
+		_, err := d.dst.W.Write(p)
+		return d.put(len(p), err)
+	}
+	l.mu.Lock() // hellos go the same way
 	_, err := d.dst.W.Write(p)
+	l.mu.Unlock()
 	return d.put(len(p), err)
 }
 
