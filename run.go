@@ -182,7 +182,7 @@ func (p *invocation) bind(args []string) (left, right *addr.Address, err error) 
 	if left.Forks() && right.Forks() {
 		return nil, nil, hinted{errors.Errorf("%q and %q: only one of the addresses can have option fork", left.Text, right.Text), "each peer of the one is joined to the other, opened anew for it"}
 	}
-	return left, right, nil
+	return left, right, checkLasting(left, right)
 }
 
 // env returns what openers need to know.
@@ -201,6 +201,12 @@ func (p *invocation) env(peer []string, log *relay.Log, forked bool) *addr.Env {
 // As a rule the left address is opened first and the right one when the left has its peer. An address with fork is the outer one, on whichever side it stands: it is
 // opened once, and for each of its peers the other address is opened anew. (socat opens the left address once and lets all peers of a forking right address share it.)
 func (p *invocation) join(ctx context.Context, left, right *addr.Address) error {
+	if _, again := left.Reconnects(); again {
+		return p.last(ctx, left, right)
+	}
+	if _, again := right.Reconnects(); again {
+		return p.last(ctx, left, right)
+	}
 	outer, inner, swapped := left, right, false
 	if right.Forks() {
 		outer, inner, swapped = right, left, true
@@ -290,6 +296,11 @@ func closeUnused(ep *relay.Endpoint, log *relay.Log) {
 
 // transfer runs one session between two open endpoints, and closes them.
 func (p *invocation) transfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, forked bool) error {
+	return p.transferWith(ctx, left, right, log, forked, nil, nil)
+}
+
+// transferWith is transfer for a session with more in its configuration than the command line says: adjust adds that, and begun is told of the session before it runs.
+func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, forked bool, adjust func(c *relay.Config), begun func(*relay.Session)) error {
 	dump, closeDump, err := p.dump(left, right)
 	if err == nil {
 		defer closeDump()
@@ -304,11 +315,18 @@ func (p *invocation) transfer(ctx context.Context, left, right *relay.Endpoint, 
 		return err
 	}
 	p.sink.started()
-	s := relay.NewSession(left, right, relay.Config{
+	c := relay.Config{
 		LeftToRight: !p.RightToLeft, RightToLeft: !p.LeftToRight,
 		BufferSize: int(p.Buffer), Linger: time.Duration(p.Linger), Idle: time.Duration(p.Idle),
 		Log: log, Dump: dump,
-	})
+	}
+	if adjust != nil {
+		adjust(&c)
+	}
+	s := relay.NewSession(left, right, c)
+	if begun != nil {
+		begun(s)
+	}
 	label := ""
 	if forked {
 		label = left.Label + " " + right.Label

@@ -75,7 +75,7 @@ var valueForms = map[string]string{
 	"INT:INT:INT": "=<level>:<name>:<number>", "INT:INT:BIN": "=<level>:<name>:<data>", "INT:INT:STRING": "=<level>:<name>:<text>",
 	"INT:INT": "=<request>:<number>", "INT:INTP": "=<request>:<number>", "INT:BIN": "=<request>:<data>", "INT:STRING": "=<request>:<text>",
 	"STRUCT-IP_MREQN": "=<group>:<interface>", "IP-MREQ-SOURCE": "=<group>:<interface>:<sender>",
-	"FRAMING": "=<framing>", "ADDRESS": "=<address>", "ADDRESS/BITS": "=<address>/<bits>", "MAC": "=<mac-address>",
+	"FRAMING": "=<framing>", "MIN:MAX": "[=<seconds>[:<seconds>]]", "ADDRESS": "=<address>", "ADDRESS/BITS": "=<address>/<bits>", "MAC": "=<mac-address>",
 	"NETWORK [via ADDRESS] [metric N]": "=<network>[ via <address>][ metric <n>]",
 }
 

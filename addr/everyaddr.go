@@ -104,4 +104,5 @@ func withOwnFS(fn func() error) error {
 func (b *Bound) packetOptions(ep *relay.Endpoint) {
 	ep.Framing = optFraming.Or(b, relay.FramingUnset)
 	ep.HelloTimeout = optHelloTimeout.Or(b, time.Duration(0))
+	b.keepUp(ep)
 }

@@ -12,12 +12,7 @@ import (
 // Forks says that the address will yield an endpoint for each of many peers.
 func (a *Address) Forks() bool {
 	return slices.ContainsFunc(a.bounds(), func(b *Bound) bool {
-		on := false
-		for i := range b.settings { // not by Or: looking is not acting on it
-			if s := &b.settings[i]; s.opt == optFork.opt {
-				on = s.value.(bool)
-			}
-		}
+		on, _ := b.setting(optFork.opt).(bool)
 		return on
 	})
 }

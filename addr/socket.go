@@ -162,7 +162,7 @@ func (b *Bound) connectSocket(ctx context.Context, env *Env, s socketSpec, remot
 		unix.Close(fd)
 		return nil, err
 	}
-	f, err := connectFD(ctx, fd, remote, optConnectTimeout.Or(b, 0))
+	f, err := connectFD(ctx, fd, remote, optConnectTimeout.Or(b, b.attemptTime()))
 	if err != nil {
 		return nil, connectError(err, remote)
 	}
@@ -343,7 +343,15 @@ func (b *Bound) connectedEndpoint(f *relay.File) (*relay.Endpoint, error) {
 		return nil, err
 	}
 	if typ != unix.SOCK_STREAM {
-		return b.packetEndpoint(newPacketSocket(f, typ))
+		ep, err := b.packetEndpoint(newPacketSocket(f, typ))
+		if err != nil {
+			return nil, err
+		}
+		return b.watched(ep, f)
+	}
+	if err := onFile(f, b.guard); err != nil {
+		f.Close()
+		return nil, err
 	}
 	f.OnCloseWrite(f.Shutdown)
 	var r, w *relay.File
@@ -358,7 +366,7 @@ func (b *Bound) connectedEndpoint(f *relay.File) (*relay.Endpoint, error) {
 		return nil, err
 	}
 	ep.CanAnswer = b.Mode == ReadWrite
-	return ep, nil
+	return b.watched(ep, f)
 }
 
 // onClose adds to what happens when the endpoint is closed.

@@ -28,7 +28,10 @@ var (
 // checkFork checks the options that go with fork.
 func (b *Bound) checkFork() error {
 	n, given := optMaxChildren.Get(b)
+	_, again := optReconnect.Get(b)
 	switch {
+	case again && optFork.Or(b, false):
+		return errors.New("option reconnect says that one peer follows the other, option fork that many are served at once: choose one")
 	case given && !optFork.Or(b, false):
 		return errors.New("option max-children is of no use without fork")
 	case n < 0:
@@ -95,7 +98,7 @@ func (b *Bound) newWaiting(env *Env, fd int) (*waiting, error) {
 		f.Close()
 		return nil, err
 	}
-	return &waiting{b: b, env: env, file: f, raw: raw, filter: b.peerFilter(), fork: optFork.Or(b, false), timeout: optAcceptTimeout.Or(b, 0),
+	return &waiting{b: b, env: env, file: f, raw: raw, filter: b.peerFilter(), fork: b.serves(), timeout: optAcceptTimeout.Or(b, 0),
 		running: b.newSessions()}, nil
 }
 

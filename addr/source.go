@@ -3,6 +3,7 @@ package addr
 import (
 	"context"
 	"io"
+	"net"
 	"time"
 
 	"tunsplice/relay"
@@ -33,6 +34,8 @@ type Env struct {
 	PeerEnv []string
 	// Linger is the time of -t: how long a program may go on after the end of its input.
 	Linger time.Duration
+	// MAC is the MAC address of a TAP device of a fixed name that is made and has no option mac; nil leaves it to the kernel.
+	MAC net.HardwareAddr
 	// ChildFailed is called when a program that we started was seen to end with a status other than 0.
 	ChildFailed func(status int)
 }
@@ -178,6 +181,9 @@ func joinHalves(r, w *relay.Endpoint) (*relay.Endpoint, error) {
 		ep.Framing = w.Framing
 	}
 	ep.HelloTimeout = max(ep.HelloTimeout, w.HelloTimeout)
+	if ep.Heartbeat == 0 {
+		ep.Heartbeat = w.Heartbeat
+	}
 	ep.Env = append(append([]string{}, r.Env...), w.Env...)
 	ep.Close = closeBoth
 	return &ep, nil

@@ -289,6 +289,9 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return nil, err
 	}
 	c.Logf = env.Log.Infof
+	if c.Kind == tundev.TAP && c.Name != "" && !strings.Contains(c.Name, "%") {
+		c.NewMAC = env.MAC
+	}
 	var dev *tundev.Device
 	err = b.insideFS(func() (err error) {
 		dev, err = tundev.Open(c)
@@ -314,6 +317,9 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return nil, err
 	}
 	half.setOffload = dev.SetOffload
+	if optCarrier.Or(b, false) {
+		ep.Carrier = dev.SetCarrier
+	}
 	half.attach(ep, b.Mode)
 	return &one{ep: ep}, nil
 }

@@ -44,7 +44,7 @@ type datagram struct {
 }
 
 func (t *transport) listenPackets(ctx context.Context, b *Bound, env *Env, family int) (Source, error) {
-	fork := optFork.Or(b, false)
+	fork := b.serves()
 	s := t.socket(0)
 	s.reuse, s.keepFD = fork, fork
 	fd, err := t.serverSocket(ctx, b, env, s, family)

@@ -88,10 +88,13 @@ type Endpoint struct {
 	MTU     int                  // of the device, 0 if unknown
 	OnePack func(err error) bool // says that a read or write error concerned one packet only, so that the relay counts it and goes on; nil: none does
 	Offload Offload              // nil: packets are always complete
+	Carrier func(on bool) error  // tells the device whether there is a link (option carrier); nil: it does not follow
 
 	// Of byte streams that packets travel over.
 	Framing      Framing
 	HelloTimeout time.Duration // how long packets wait for the peer's hello, 0: DefaultHelloTimeout
+	Heartbeat    time.Duration // time between two pings on a link, 0: DefaultHeartbeat, below 0: none
+	Broken       <-chan error  // says why the stream can't work any more although it looks alive; nil: nothing watches it
 	CanAnswer    bool          // something at the far end may answer a hello (a socket, a program, a terminal; not a file)
 
 	// Of programs.

@@ -39,6 +39,8 @@ type link struct {
 
 	mu     sync.Mutex // held while something is written to the stream
 	framed bool       // what we send is framed
+	torn   bool       // a write has failed, maybe within a frame: nothing more can be said
+	closed bool       // the peer has been told of the end
 	vnet   bool       // the peer takes packets with virtio-net headers
 
 	// Of the receiving direction.
@@ -48,12 +50,17 @@ type link struct {
 	hellos   int
 	switched bool // what we receive is framed
 	warned   bool
+
+	beat      heartbeat
+	peerCaps  atomic.Uint32         // Caps, once control frames can be sent
+	peerNonce atomic.Pointer[Nonce] // the same, of datagrams
+	why       atomic.Uint32         // the CloseCode that finish tells
 }
 
 // saying is something for the goroutine talk to write.
 type saying struct {
 	hello *Hello
-	frame []byte
+	frame []byte // of a stream; over datagrams the control of the hello
 	then  func() // called after it was written, with mu held
 }
 
@@ -110,7 +117,11 @@ func newLink(s *Session, dev, stream *Endpoint) *link {
 	if l.timeout == 0 {
 		l.timeout = DefaultHelloTimeout
 	}
-	l.own = Hello{Kind: DeviceTUN, PI: dev.PI, MTU: uint32(dev.MTU), Caps: CapHeartbeat | CapClose, Nonce: NewNonce(), Software: Software}
+	l.own = Hello{Kind: DeviceTUN, PI: dev.PI, MTU: uint32(dev.MTU), Caps: CapHeartbeat | CapClose, Nonce: NewNonce(), Link: s.cfg.Identity, Software: Software}
+	l.beat.every = stream.Heartbeat
+	if l.beat.every == 0 {
+		l.beat.every = DefaultHeartbeat
+	}
 	if dev.Traffic == TAP {
 		l.own.Kind = DeviceTAP
 	}
@@ -128,16 +139,22 @@ func (l *link) stop() { l.once.Do(func() { close(l.ended) }) }
 
 // greet sends the first hello and starts the goroutine that says what the receiving direction wants said. It ends with the session.
 func (l *link) greet() {
-	l.talking.Add(1)
+	l.talking.Add(2)
 	go l.talk()
+	go l.watch()
 	l.post(saying{hello: &Hello{}})
 }
 
 // Over datagrams the first hello is said again until the peer has heard it, with growing pauses, since it may get lost or come before the peer.
-const (
-	firstHelloPause   = 100 * time.Millisecond
-	longestHelloPause = 10 * time.Second
-)
+const firstHelloPause = 100 * time.Millisecond
+
+// longestHelloPause is short where the user wants to know soon.
+func (l *link) longestHelloPause() time.Duration {
+	if e := l.beat.every; e > 0 {
+		return max(e/2, firstHelloPause)
+	}
+	return DefaultHeartbeat / 2
+}
 
 // talk writes what is to be said.
 func (l *link) talk() {
@@ -157,7 +174,7 @@ func (l *link) talk() {
 				continue
 			}
 			l.post(saying{hello: &Hello{}})
-			pause = min(2*pause, longestHelloPause)
+			pause = min(2*pause, l.longestHelloPause())
 			again = time.After(pause)
 		case what := <-l.say:
 			if err := l.write(what); err != nil {
@@ -182,6 +199,7 @@ func (l *link) write(what saying) error {
 		return nil // the hello with SWITCH was the last; it acknowledges whatever this one would
 	}
 	_, err := l.stream.W.Write(p)
+	l.torn = l.torn || err != nil
 	switch {
 	case err == nil && what.then != nil:
 		what.then()
@@ -197,7 +215,7 @@ func (l *link) write(what saying) error {
 func (l *link) post(what saying) {
 	if what.hello != nil {
 		h := l.own
-		h.Ack, h.Peer, h.Switch, h.Refuse, h.Reason = what.hello.Ack, what.hello.Peer, what.hello.Switch, what.hello.Refuse, what.hello.Reason
+		h.Ack, h.Peer, h.Switch, h.Refuse, h.Reason, h.Control = what.hello.Ack, what.hello.Peer, what.hello.Switch, what.hello.Refuse, what.hello.Reason, what.hello.Control
 		what.hello = &h
 	}
 	select {
@@ -206,7 +224,7 @@ func (l *link) post(what saying) {
 	}
 }
 
-// begin waits until it is decided how packets go.
+// begin waits until it is decided how packets go. Over datagrams that is no more than who the peer is.
 func (l *link) begin() error {
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
@@ -225,17 +243,23 @@ func (l *link) begin() error {
 		}
 		return nil
 	}
-	l.goUnframed(fmt.Sprintf("the peer has sent no hello within %s", l.timeout))
-	return nil
+	return l.goUnframed(fmt.Sprintf("the peer has sent no hello within %s", l.timeout))
 }
 
 // goUnframed lets packets go as socat sends them, until the peer turns out to be one of ours after all.
-func (l *link) goUnframed(why string) {
+func (l *link) goUnframed(why string) error {
+	if err := l.s.admit(PeerInfo{Framing: FramingNone.String(), Framed: l.stream.Traffic != Stream}); err != nil {
+		return errors.Wrap(err, l.stream.Label)
+	}
 	l.decide.Do(func() {
+		defer close(l.decided)
+		if l.stream.Traffic != Stream {
+			return // each datagram is a packet all the same
+		}
 		l.log.Warnf("%s: %s: packets go unframed, as socat sends them, and a bulk transfer may break them; with tunsplice at the other end, or framing=u16 or qemu at both, they are safe",
 			l.stream.Label, why)
-		close(l.decided)
 	})
+	return nil
 }
 
 // headLen implements packetSink.
@@ -250,10 +274,13 @@ func (l *link) send(d *direction, b *Batch) error {
 		return unframed{}.send(d, b)
 	}
 	d.setWay("framed link")
+	f := &Link{}
 	if b.VNet {
-		return framedSink{&Link{Send: FramePacketVNet}}.send(d, b)
+		f = &Link{Send: FramePacketVNet}
 	}
-	return framedSink{&Link{}}.send(d, b)
+	err := framedSink{f}.send(d, b)
+	l.torn = l.torn || err != nil
+	return err
 }
 
 // wantsVNet says whether the next batch should have virtio-net headers.
@@ -268,16 +295,24 @@ func (l *link) quit() {
 	l.stop()
 	l.stream.W.SetWriteDeadline(time.Unix(1, 0))
 	l.talking.Wait()
+	if l.why.Load() != uint32(CloseNormal) {
+		l.stream.W.SetWriteDeadline(time.Now().Add(lastWord))
+		l.finish()
+	}
 }
+
+// lastWord bounds how long the end of a session waits for room for the reason.
+const lastWord = 50 * time.Millisecond
 
 // finish tells the peer that the link ends on purpose.
 func (l *link) finish() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.framed {
+	if !l.framed || l.torn || l.closed {
 		return
 	}
-	if p, err := AppendClose(nil, CloseNormal, ""); err == nil {
+	l.closed = true
+	if p, err := AppendClose(nil, CloseCode(l.why.Load()), ""); err == nil {
 		l.stream.W.Write(p) // the end of the stream follows anyway
 	}
 }
@@ -294,8 +329,7 @@ func (l *link) foreign(first []byte) error {
 	case speaks != "" && !strings.Contains(speaks, "packet information"):
 		return errors.Errorf("%s: the peer sends no packets: it speaks %s", l.stream.Label, speaks)
 	}
-	l.goUnframed("the peer does not speak the link protocol")
-	return nil
+	return l.goUnframed("the peer does not speak the link protocol")
 }
 
 // heard takes a hello; a session that must not go on gets an error.
@@ -312,8 +346,7 @@ func (l *link) heard(h *Hello, err error) error {
 		if l.must {
 			return errors.Errorf("%s: the peer sends back what it is sent: it is an echo, not a tunnel", l.stream.Label)
 		}
-		l.goUnframed("the peer sends back what it is sent")
-		return nil
+		return l.goUnframed("the peer sends back what it is sent")
 	case h.Refuse:
 		return errors.Errorf("%s: the peer refuses the link: %s", l.stream.Label, h.Reason)
 	case h.Kind != l.own.Kind:
@@ -331,19 +364,41 @@ func (l *link) heard(h *Hello, err error) error {
 	}
 	switch {
 	case l.stream.Traffic != Stream:
+		if err := l.admit(h); err != nil {
+			return err
+		}
+		l.decide.Do(func() { close(l.decided) })
+		l.peerNonce.Store(&h.Nonce)
+		l.peerCaps.Store(uint32(h.Caps))
 		if !h.Acks(l.own.Nonce) {
 			l.post(saying{hello: &Hello{Ack: true, Peer: h.Nonce}})
+		}
+		if len(h.Control) > 0 {
+			return l.controlOf(h)
 		}
 	case !h.Acks(l.own.Nonce):
 		l.post(saying{hello: &Hello{Ack: true, Peer: h.Nonce}})
 	default:
-		l.answered(h)
+		return l.answered(h)
+	}
+	return nil
+}
+
+// admit lets the peer of a hello in, or tells it why not.
+func (l *link) admit(h *Hello) error {
+	err := l.s.admit(PeerInfo{Identity: h.Link, Framing: FramingLink.String(), MTU: int(h.MTU), Software: h.Software, Framed: true})
+	if err != nil {
+		l.refuse(h, err.Error())
+		return errors.Wrap(err, l.stream.Label)
 	}
 	return nil
 }
 
 // answered takes a hello that acknowledges ours: from here on we send frames.
-func (l *link) answered(h *Hello) {
+func (l *link) answered(h *Hello) error {
+	if err := l.admit(h); err != nil {
+		return err
+	}
 	if h.Switch {
 		l.switched = true
 	}
@@ -351,11 +406,12 @@ func (l *link) answered(h *Hello) {
 	framed := l.framed
 	l.mu.Unlock()
 	if framed || l.warned {
-		return
+		return nil
 	}
 	l.warned = true // the switch is said once
 	l.post(saying{hello: &Hello{Ack: true, Peer: h.Nonce, Switch: true}, then: func() {
 		l.framed = true
+		l.peerCaps.Store(uint32(h.Caps))
 		l.vnet = l.own.Caps&h.Caps&CapVNet != 0
 		if l.vnet {
 			if err := l.dev.Offload.Accept(h.Caps); err != nil {
@@ -366,6 +422,7 @@ func (l *link) answered(h *Hello) {
 		l.log.Noticef("%s: link to %s is up, packets are framed", l.stream.Label, h.Software)
 		l.decide.Do(func() { close(l.decided) })
 	}})
+	return nil
 }
 
 // refuse tells the peer why, and gives it a moment to read that before the stream ends.
@@ -375,18 +432,44 @@ func (l *link) refuse(h *Hello, why string) {
 	select {
 	case <-said:
 	case <-l.ended:
-	case <-time.After(time.Second): // the peer does not read
+		return
+	case <-time.After(patience): // the peer does not read
+		return
+	}
+	if l.stream.Traffic != Stream || l.stream.W.CloseWrite() != nil {
+		return
+	}
+	// A connection that is closed while bytes of the peer are unread is reset (RFC 2525, 2.17), and the reason would be lost with it.
+	l.stream.R.SetReadDeadline(time.Now().Add(patience))
+	for rest := make([]byte, 4096); ; {
+		if _, err := l.stream.R.Read(rest); err != nil {
+			return
+		}
 	}
 }
 
+// patience is how long a peer that is refused gets to read why.
+const patience = time.Second
+
 // datagram takes a packet from a datagram transport: nil if it was a hello, else what the device takes.
-func (l *link) datagram(before, p []byte) ([]byte, error) {
+func (l *link) datagram(d *direction, before, p []byte) ([]byte, error) {
+	l.beat.heard.Add(1)
 	h, err := ParseHello(p)
 	if err != ErrNotHello {
 		return nil, l.heard(&h, err)
 	}
-	if !l.met {
-		return p, nil
+	if l.met {
+		return l.dev.adapt(before, p, l.peer.PI), nil
 	}
-	return l.dev.adapt(before, p, l.peer.PI), nil
+	select {
+	case <-l.decided:
+		return p, nil
+	default:
+	}
+	if l.s.cfg.Admit == nil {
+		return p, l.goUnframed("")
+	}
+	// Who sends this will be known soon.
+	d.lose(errors.Errorf("%s: a packet came before the peer was known", l.stream.Label))
+	return nil, nil
 }

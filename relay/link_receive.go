@@ -16,6 +16,7 @@ func (l *link) receive(d *direction, f *deframer) error {
 			if err := f.fill(); err != nil {
 				return d.leftover(f, err)
 			}
+			l.beat.heard.Add(1)
 		}
 		var err error
 		switch {
@@ -78,7 +79,13 @@ func (l *link) control(typ FrameType, body []byte) error {
 		if _, err := ParsePing(body); err != nil {
 			return errors.Wrap(err, l.stream.Label)
 		}
-		l.post(saying{frame: AppendPong(nil, body)})
+		l.sayControl(AppendPong(nil, body))
+	case FramePong:
+		stamp, err := ParsePing(body)
+		if err != nil {
+			return errors.Wrap(err, l.stream.Label)
+		}
+		l.beat.answered(l.s.epoch, stamp)
 	case FrameMTU:
 		mtu, err := ParseMTU(body)
 		if err != nil {

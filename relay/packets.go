@@ -80,6 +80,11 @@ func (d *direction) put(n int, err error) error {
 // copyPackets moves packets, each of which stays one packet.
 func (d *direction) copyPackets() error {
 	d.setWay("packets")
+	if l := d.s.link; l != nil && d.dst == l.stream {
+		if err := l.begin(); err != nil {
+			return err
+		}
+	}
 	b := NewBatch(piLen) // room to put packet information in front
 	for {
 		if err := d.nextBatch(b); err != nil {
@@ -89,7 +94,7 @@ func (d *direction) copyPackets() error {
 			p := b.Packet(i)
 			if d.s.link != nil && d.src == d.s.link.stream {
 				var err error
-				if p, err = d.s.link.datagram(b.head(i), p); err != nil {
+				if p, err = d.s.link.datagram(d, b.head(i), p); err != nil {
 					return err
 				}
 				if p == nil {

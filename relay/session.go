@@ -22,6 +22,12 @@ type Config struct {
 	Idle       time.Duration // -T: end the session after this time without traffic, 0: never
 	Log        *Log
 	Dump       *Dump // -v -x -r -R: sees everything that passes; nil: nobody looks
+
+	Identity [16]byte // of the tunnel, told to the peer; zero: none
+	// Admit is called once before the first packet moves: an error ends the session, and the peer is told. nil: everybody is welcome.
+	Admit func(PeerInfo) error
+	// Up is called once when traffic can flow; it must return soon.
+	Up func(PeerInfo)
 }
 
 // Count is what passed in one direction.
@@ -51,6 +57,9 @@ type Session struct {
 	lingering bool        // one direction has ended
 	timer     *time.Timer // ends an idle session
 	err       error       // what ended the session, nil for a wanted end
+
+	admitting sync.Once
+	admitErr  error
 }
 
 // direction is one half of the traffic: src is read, dst is written.
@@ -104,6 +113,12 @@ func (s *Session) transfer(ctx context.Context) error {
 	}
 	s.cfg.Log.Noticef("starting data transfer loop with FDs %s and %s", s.left.fds(), s.right.fds())
 	s.touch()
+	if s.link == nil {
+		if err := s.admitPlain(); err != nil {
+			return err
+		}
+	}
+	defer s.setCarrier(false)
 	if s.link != nil {
 		s.link.greet() // before anything of the peer is heard, so that its hello comes first
 	}

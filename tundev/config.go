@@ -59,6 +59,7 @@ type Config struct {
 	Routes []Route
 
 	MAC        net.HardwareAddr // of a TAP device, 6 bytes; empty leaves it alone (the kernel invents one)
+	NewMAC     net.HardwareAddr // the same, but only of a device that Open makes; it gives way to MAC
 	MTU        int              // bytes, 68 to 65535 (TAP: 65521); 0 leaves it alone
 	TxQueueLen int              // packets waiting to be read; the kernel drops beyond it; 0 leaves it alone
 
@@ -168,6 +169,9 @@ func checkName(field, name string) error {
 }
 
 func (c *Config) checkLink() error {
+	if len(c.NewMAC) > 0 && (c.Kind != TAP || len(c.NewMAC) != 6 || c.NewMAC[0]&1 != 0) {
+		return errors.Errorf("NewMAC %s: not an address that a tap device can have", c.NewMAC)
+	}
 	if len(c.MAC) > 0 {
 		switch {
 		case c.Kind != TAP:

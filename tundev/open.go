@@ -31,6 +31,9 @@ func open(c *Config) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if created && len(c.MAC) == 0 {
+		c.MAC = c.NewMAC
+	}
 	d, link, err := newDevice(c, q, created)
 	if err != nil {
 		_ = q.Close() // the error at hand is the one to tell; the same below
