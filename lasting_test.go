@@ -129,7 +129,7 @@ func TestTakeOver(t *testing.T) {
 	// A second peer finds the place taken.
 	stranger := p.start(on(p.b, "tunsplice", "-d", "-d", "TCP:10.74.68.1:40839", "TUN,iff-no-pi,up,tun-name=ts1")...)
 	if status := stranger.ended(); status != 1 || !strings.Contains(stranger.output(), "in use by another peer") {
-		t.Errorf("a second peer: exit status %d\n%s", status, stranger.output())
+		t.Errorf("a second peer: exit status %d\n%s\n%s", status, stranger.output(), p.say())
 	}
 	p.flows("after a stranger has tried")
 	// The wire goes, and with it the peer: nobody tells the listening end.

@@ -235,6 +235,13 @@ func (l *link) begin() error {
 		return nil
 	case <-timer.C:
 	}
+	if l.acked.Load() { // the peer is known, and is being let in or refused
+		select {
+		case <-l.decided:
+		case <-l.ended:
+		}
+		return nil
+	}
 	if l.must {
 		l.log.Noticef("%s: no hello from the peer yet; packets wait for it", l.stream.Label)
 		select {
