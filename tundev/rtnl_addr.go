@@ -57,6 +57,24 @@ func (r *rtnl) addrs(index int) ([]Address, error) {
 	return all, nil
 }
 
+// tentative says whether an interface has IPv6 addresses that are not usable yet.
+func (r *rtnl) tentative(index int) (bool, error) {
+	msgs, err := r.request(unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_INET6))
+	if err != nil {
+		return false, err
+	}
+	for _, m := range msgs {
+		if len(m) < unix.SizeofIfAddrmsg {
+			return false, errors.New("rtnetlink message is cut short")
+		}
+		msg := nl.DeserializeIfAddrmsg(m)
+		if int(msg.Index) == index && msg.Flags&unix.IFA_F_NODAD != 0 && msg.Flags&unix.IFA_F_TENTATIVE != 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 func (r *rtnl) addAddr(index int, kind Kind, a Address) error {
 	return r.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, addrParts(index, kind, a)...)
 }

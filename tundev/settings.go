@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/pkg/errors"
@@ -74,7 +75,30 @@ func (s *settings) apply(c *Config, link *linkState) error {
 	if err := s.addRoutes(c.Routes); err != nil {
 		return err
 	}
+	if err := s.awaitAddrs(c); err != nil {
+		return err
+	}
 	return s.applyTenure(c, link)
+}
+
+// tentativeTime bounds the wait of awaitAddrs.
+const tentativeTime = time.Second
+
+// awaitAddrs waits until IPv6 addresses are usable. They are exempt from duplicate address detection, but the kernel finds that out in a work queue (addrconf_dad_work in net/ipv6/addrconf.c),
+// and until then answers nothing that is sent to them.
+func (s *settings) awaitAddrs(c *Config) error {
+	if c.FlagsSet&unix.IFF_UP == 0 || !slices.ContainsFunc(c.Addrs, func(a Address) bool { return a.Prefix.Addr().Is6() }) {
+		return nil
+	}
+	for limit := time.Now().Add(tentativeTime); ; time.Sleep(time.Millisecond) {
+		waiting, err := s.rt.tentative(s.index)
+		if err != nil {
+			return s.fail("look at the addresses", err, "")
+		}
+		if !waiting || time.Now().After(limit) { // without carrier they stay so
+			return nil
+		}
+	}
 }
 
 // applyLink sets what one RTM_NEWLINK could set in one message; it takes several, so that an error names its cause.
