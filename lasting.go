@@ -298,7 +298,7 @@ func (l *lasting) session(ctx context.Context, ep *relay.Endpoint, log *relay.Lo
 	err = l.p.transferWith(ctx, left, right, log, serving, func(c *relay.Config) {
 		c.Identity = l.identity
 		c.Admit = func(info relay.PeerInfo) error {
-			if err := l.admit(ctx, me, info, serving); err != nil {
+			if err := l.admit(ctx, me, info); err != nil {
 				return err
 			}
 			up = true
@@ -346,17 +346,11 @@ func (l *lasting) leave(me *sitting) {
 }
 
 // admit lets the peer of a session have the device.
-func (l *lasting) admit(ctx context.Context, me *sitting, info relay.PeerInfo, serving bool) error {
+func (l *lasting) admit(ctx context.Context, me *sitting, info relay.PeerInfo) error {
+	l.mu.Lock()
 	me.info = info
-	patience := busyWait
-	if serving {
-		if old := l.replaced(info); old != nil {
-			l.p.log.Noticef("a new connection of the same peer takes the place of the old one")
-			old.session.End(relay.CloseReplaced, nil)
-			patience = time.Minute // it has been told to go
-		}
-	}
-	if err := l.sit(ctx, me, patience); err != nil {
+	l.mu.Unlock()
+	if err := l.sit(ctx, me, busyWait); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -365,10 +359,8 @@ func (l *lasting) admit(ctx context.Context, me *sitting, info relay.PeerInfo, s
 	return me.take()
 }
 
-// replaced returns the session that a peer takes the place of, or nil.
+// replaced returns the session that a peer takes the place of, or nil. l.mu is held.
 func (l *lasting) replaced(info relay.PeerInfo) *sitting {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	old := l.holder
 	switch {
 	case old == nil || old.session == nil || info.Identity == [16]byte{}:
@@ -390,10 +382,11 @@ func (l *lasting) heardNothing(s *sitting) bool {
 	return stats.LeftToRight.Packets == 0
 }
 
-// sit waits for the device to be free.
+// sit waits for the device to be free, and makes a session go whose place this one takes.
 func (l *lasting) sit(ctx context.Context, me *sitting, patience time.Duration) error {
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
+	var told *sitting
 	for {
 		l.mu.Lock()
 		holder := l.holder
@@ -403,7 +396,14 @@ func (l *lasting) sit(ctx context.Context, me *sitting, patience time.Duration) 
 			l.mu.Unlock()
 			return nil
 		}
+		old := l.replaced(me.info)
 		l.mu.Unlock()
+		if old != nil && old != told {
+			told = old
+			l.p.log.Noticef("a new connection of the same peer takes the place of the old one")
+			old.session.End(relay.CloseReplaced, nil)
+			limit.Reset(time.Minute) // it has been told to go
+		}
 		select {
 		case <-holder.over:
 		case <-ctx.Done():

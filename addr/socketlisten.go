@@ -20,7 +20,7 @@ var (
 	optMaxChildren = declare(kindInt, Option{Name: "max-children", Aliases: "maxchildren", Groups: GCHILD, Phase: PhPastaccept,
 		Doc: "with fork, the number of sessions at the same time (default no limit); further peers wait in the queue"})
 	optBacklog = declare(kindInt, Option{Name: "backlog", Groups: GLISTEN, Phase: PhListen,
-		Doc: "number of connections that may wait to be accepted (default 5)"})
+		Doc: "number of connections that may wait to be accepted (default 5, with fork or reconnect 128)"})
 	optAcceptTimeout = declare(kindDuration, Option{Name: "accept-timeout", Aliases: "listen-timeout", Groups: GLISTEN, Phase: PhListen,
 		Doc: "end with status 0 if no peer came within this time in seconds (default: wait for ever)"})
 )
@@ -166,6 +166,14 @@ func (w *waiting) localAddress() (local sockaddr) {
 	return local
 }
 
+// defaultBacklog is socat's for a single peer. A server is not to be closed to honest peers by a burst of others: a full queue costs them a second.
+func (b *Bound) defaultBacklog() int {
+	if b.serves() {
+		return 128
+	}
+	return 5
+}
+
 // listener accepts connections.
 type listener struct{ *waiting }
 
@@ -173,7 +181,7 @@ type listener struct{ *waiting }
 func (b *Bound) listen(env *Env, fd int) (*listener, error) {
 	err := b.applyAll(fd, PhPrelisten)
 	if err == nil {
-		err = errors.Wrap(unix.Listen(fd, optBacklog.Or(b, 5)), "listen")
+		err = errors.Wrap(unix.Listen(fd, optBacklog.Or(b, b.defaultBacklog())), "listen")
 	}
 	if err == nil {
 		err = b.applyAll(fd, PhListen, PhPastlisten)

@@ -40,6 +40,12 @@ func (l *link) watch() {
 		defer t.Stop()
 		tick = t.C
 	}
+	var silence <-chan time.Time
+	if l.stream.SilentFor > 0 {
+		t := time.NewTimer(l.stream.SilentFor)
+		defer t.Stop()
+		silence = t.C
+	}
 	var before uint64
 	misses := 0
 	for {
@@ -49,6 +55,12 @@ func (l *link) watch() {
 		case err := <-l.stream.Broken:
 			l.s.fail(errors.Wrap(err, l.stream.Label))
 			return
+		case <-silence:
+			if l.beat.heard.Load() == 0 || l.must && l.peerCaps.Load() == 0 {
+				l.s.fail(errors.Wrapf(ErrSilent, "%s: no hello within %s (option handshake-timeout)", l.stream.Label, l.stream.SilentFor))
+				return
+			}
+			continue
 		case <-tick:
 		}
 		if Caps(l.peerCaps.Load())&CapHeartbeat == 0 {
@@ -61,7 +73,7 @@ func (l *link) watch() {
 			before, misses = heard, 0
 		}
 		if misses >= mostMisses {
-			l.why.Store(uint32(CloseTimeout))
+			l.s.why.Store(uint32(CloseTimeout))
 			l.s.fail(errors.Wrapf(ErrSilent, "%s: nothing came for %s", l.stream.Label, time.Duration(misses)*l.beat.every))
 			return
 		}

@@ -54,7 +54,6 @@ type link struct {
 	beat      heartbeat
 	peerCaps  atomic.Uint32         // Caps, once control frames can be sent
 	peerNonce atomic.Pointer[Nonce] // the same, of datagrams
-	why       atomic.Uint32         // the CloseCode that finish tells
 }
 
 // saying is something for the goroutine talk to write.
@@ -102,7 +101,10 @@ func (s *Session) prepareFraming() error {
 			}
 		}
 		if over.Framing == FramingAuto || over.Framing == FramingLink {
-			s.link = newLink(s, dev, over)
+			l := newLink(s, dev, over)
+			s.mu.Lock()
+			s.link = l
+			s.mu.Unlock()
 		}
 		if over.Traffic == Stream && dev.isDevice() {
 			s.cfg.Log.Infof("packets of %s travel over %s with framing=%s", dev.Label, over.Label, over.Framing)
@@ -302,7 +304,7 @@ func (l *link) quit() {
 	l.stop()
 	l.stream.W.SetWriteDeadline(time.Unix(1, 0))
 	l.talking.Wait()
-	if l.why.Load() != uint32(CloseNormal) {
+	if l.s.why.Load() != uint32(CloseNormal) {
 		l.stream.W.SetWriteDeadline(time.Now().Add(lastWord))
 		l.finish()
 	}
@@ -319,7 +321,7 @@ func (l *link) finish() {
 		return
 	}
 	l.closed = true
-	if p, err := AppendClose(nil, CloseCode(l.why.Load()), ""); err == nil {
+	if p, err := AppendClose(nil, CloseCode(l.s.why.Load()), ""); err == nil {
 		l.stream.W.Write(p) // the end of the stream follows anyway
 	}
 }

@@ -52,9 +52,7 @@ func (s *Session) setCarrier(on bool) {
 
 // End ends the session as its context would: nil for a wanted end, else with that error. The peer of a link is told why.
 func (s *Session) End(code CloseCode, err error) {
-	if s.link != nil {
-		s.link.why.Store(uint32(code))
-	}
+	s.why.Store(uint32(code))
 	if err != nil {
 		s.fail(err)
 		return

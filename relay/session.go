@@ -45,8 +45,9 @@ type Stats struct{ LeftToRight, RightToLeft Count }
 type Session struct {
 	cfg         Config
 	left, right *Endpoint
-	ltr, rtl    *direction // nil: not used
-	link        *link      // nil: no hello is exchanged
+	ltr, rtl    *direction    // nil: not used
+	link        *link         // nil: no hello is exchanged; set once, with mu held
+	why         atomic.Uint32 // the CloseCode that the peer of a link is told at the end
 
 	epoch time.Time
 	last  atomic.Int64 // when data passed last, nanoseconds after epoch
@@ -110,6 +111,9 @@ func (s *Session) Run(ctx context.Context) error {
 func (s *Session) transfer(ctx context.Context) error {
 	if err := s.prepare(); err != nil {
 		return err
+	}
+	if s.isStopping() {
+		return s.err
 	}
 	s.cfg.Log.Noticef("starting data transfer loop with FDs %s and %s", s.left.fds(), s.right.fds())
 	s.touch()
@@ -252,7 +256,7 @@ func (s *Session) checkIdle() {
 // interrupt ends all waiting; the directions return soon after.
 func (s *Session) interrupt() {
 	s.mu.Lock()
-	already := s.stopping
+	already, link := s.stopping, s.link
 	s.stopping = true
 	s.mu.Unlock()
 	if already {
@@ -267,8 +271,8 @@ func (s *Session) interrupt() {
 			e.W.SetWriteDeadline(past)
 		}
 	}
-	if s.link != nil {
-		s.link.stop()
+	if link != nil {
+		link.stop()
 	}
 }
 
