@@ -99,7 +99,7 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	cases := slices.Concat(tunnelCases(), relayCases(), connectionCases(), tlsCases())
+	cases := allCases()
 	if *list {
 		for _, c := range cases {
 			fmt.Printf("%-16s %s\n", c.name, c.doc)
@@ -111,6 +111,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func allCases() []benchCase {
+	return slices.Concat(tunnelCases(), relayCases(), connectionCases(), tlsCases())
 }
 
 func (b *bench) main(cases []benchCase, only string, rounds int, jsonFile, plotFile string, extra []*program, rest []string) error {
