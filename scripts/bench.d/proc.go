@@ -9,31 +9,53 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/pkg/errors"
 )
 
-// A proc is a program under measurement, in a process group of its own.
+// A proc is a program that was started, in a process group of its own.
 type proc struct {
+	name string
 	cmd  *exec.Cmd
-	log  bytes.Buffer
+	log  tail
 	done chan struct{} // closed once the process was waited for
 }
 
-// start starts a program. With ns it runs in that namespace. `ip netns exec` becomes the program, so that the process id is the program's.
+// start starts a program under measurement, inside the control group. With ns it runs in that namespace. Each wrapper becomes the program, so that the process id is the program's.
 func (b *bench) start(ns string, stdin *os.File, args ...string) (*proc, error) {
-	if ns != "" {
-		args = append([]string{"ip", "netns", "exec", ns}, args...)
+	name := filepath.Base(args[0])
+	return b.launch(name, stdin, nil, b.group.enter(inside(ns, args)))
+}
+
+// helper starts a program that makes load or waits for it, outside the control group.
+func (b *bench) helper(ns string, args ...string) (*proc, error) {
+	return b.launch(filepath.Base(args[0]), nil, nil, inside(ns, args))
+}
+
+// inside returns the command that runs args in a network namespace, by name; "": the one of the bench. `ip netns exec` is no good: it hides the control groups.
+func inside(ns string, args []string) []string {
+	if ns == "" {
+		return args
 	}
-	p := &proc{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	return append([]string{"nsenter", "--net=/run/netns/" + ns, "--"}, args...)
+}
+
+func (b *bench) launch(name string, stdin *os.File, env, args []string) (*proc, error) {
+	p := &proc{name: name, cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	if stdin != nil {
 		p.cmd.Stdin = stdin
 	}
-	p.cmd.Stderr = &p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if env != nil {
+		p.cmd.Env = append(os.Environ(), env...)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.WaitDelay = time.Second // children may hold the log open
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -48,23 +70,33 @@ func (b *bench) start(ns string, stdin *os.File, args ...string) (*proc, error) 
 // endAll ends what the measurement started, children included, and waits for it: the devices of a tunnel are gone then.
 func (b *bench) endAll() {
 	for _, p := range b.procs {
-		tree := descendants(p.cmd.Process.Pid)
-		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-			syscall.Kill(-p.cmd.Process.Pid, sig)
-			for _, pid := range tree[1:] {
-				syscall.Kill(pid, sig)
-			}
-			select {
-			case <-p.done:
-			case <-time.After(2 * time.Second):
-			}
-		}
-		<-p.done
+		syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM)
 	}
+	b.group.end()
+	for _, p := range b.procs {
+		select {
+		case <-p.done:
+		case <-time.After(2 * time.Second):
+			syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+			<-p.done
+		}
+	}
+	b.mu.Lock()
 	b.procs = nil
+	b.mu.Unlock()
 }
 
-// failed tells why a measurement did not come about, with the last line a program wrote.
+// ended tells whether the program has ended.
+func (p *proc) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// failed tells why a measurement did not come about, with the last words of the programs. Where a program does not know an address or option, the case is not available with it.
 func failed(err error, procs ...*proc) error {
 	if err == nil {
 		return nil
@@ -73,76 +105,67 @@ func failed(err error, procs ...*proc) error {
 		if p == nil {
 			continue
 		}
-		select {
-		case <-p.done:
-			lines := strings.Split(strings.TrimSpace(p.log.String()), "\n")
-			return errors.Wrapf(err, "%s ended: %s", filepath.Base(p.cmd.Path), lines[len(lines)-1])
-		default:
+		words := p.log.String()
+		for _, l := range strings.Split(words, "\n") {
+			if strings.Contains(l, "unknown option") || strings.Contains(l, "unknown device/address") {
+				return errors.Errorf("%s: %s", notAvailable, l)
+			}
+		}
+		if p.ended() {
+			err = errors.Wrapf(err, "%s ended", p.name)
+		}
+		if last := lastLine(words); last != "" {
+			err = errors.Errorf("%v; last words of %s: %s", err, p.name, last)
 		}
 	}
 	return err
 }
 
-// descendants returns pid and all processes below it.
-func descendants(pid int) []int {
-	pids := []int{pid}
-	for i := 0; i < len(pids); i++ {
-		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[i])) // a pattern of ours can't be malformed
-		for _, file := range files {
-			text, _ := os.ReadFile(file) // gone: no children
-			for _, word := range strings.Fields(string(text)) {
-				if child, err := strconv.Atoi(word); err == nil {
-					pids = append(pids, child)
-				}
-			}
+// What an error starts with that is a result of its own in the table.
+const (
+	notAvailable = "not available"
+	stalls       = "stalls"
+)
+
+// lastLine returns the last line, or the last one that is an error or a warning where the log says so as socat's does.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if strings.Contains(lines[i], "] E ") {
+			return lines[i]
 		}
 	}
-	return pids
+	return lines[len(lines)-1]
 }
 
-// cpu returns the processor time in seconds that the processes and all below them have taken, those already waited for included. The unit of /proc/PID/stat is 10 ms.
-func cpu(procs ...*proc) float64 {
-	var ticks float64
-	for _, p := range procs {
-		if p == nil {
-			continue
-		}
-		for _, pid := range descendants(p.cmd.Process.Pid) {
-			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			if err != nil {
-				continue
-			}
-			// The name may hold spaces and brackets; utime, stime, cutime, cstime are fields 14 to 17, proc_pid_stat(5).
-			words := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-			for _, word := range words[11:15] {
-				n, _ := strconv.ParseFloat(word, 64)
-				ticks += n
-			}
-		}
-	}
-	return ticks / 100
+// A tail keeps the first and the last part of what is written to it.
+type tail struct {
+	mu          sync.Mutex
+	first, last bytes.Buffer
 }
 
-// pss returns the memory of a process and all below it in KiB, shared pages divided among their users.
-func pss(p *proc) (float64, error) {
-	var sum float64
-	for _, pid := range descendants(p.cmd.Process.Pid) {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-		if err != nil {
-			return 0, err
-		}
-		_, rest, ok := strings.Cut(string(text), "\nPss:")
-		words := strings.Fields(rest)
-		if !ok || len(words) == 0 {
-			return 0, errors.Errorf("no Pss of process %d", pid)
-		}
-		n, err := strconv.ParseFloat(words[0], 64)
-		if err != nil {
-			return 0, err
-		}
-		sum += n
+const tailSize = 8 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	if room := tailSize - t.first.Len(); room > 0 {
+		room = min(room, len(p))
+		t.first.Write(p[:room])
+		p = p[room:]
 	}
-	return sum, nil
+	t.last.Write(p)
+	if over := t.last.Len() - tailSize; over > 0 {
+		t.last.Next(over)
+	}
+	return n, nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.first.String() + t.last.String()
 }
 
 // until calls f every 5 ms until it is true.
@@ -151,6 +174,30 @@ func until(what string, limit time.Duration, f func() bool) error {
 		if time.Now().After(end) {
 			return errors.Errorf("%s: not within %v", what, limit)
 		}
+	}
+	return nil
+}
+
+// ready waits until f is true or one of the programs has ended.
+func ready(what string, f func() bool, procs ...*proc) error {
+	gone := false
+	err := until(what, 5*time.Second, func() bool {
+		for _, p := range procs {
+			gone = gone || p != nil && p.ended()
+		}
+		return gone || f()
+	})
+	if gone {
+		err = errors.Errorf("%s: in vain", what)
+	}
+	return failed(err, procs...)
+}
+
+// run runs a short command to its end, in the namespace if there is one, and gives what it wrote with the error.
+func run(ns string, args ...string) error {
+	args = inside(ns, args)
+	if text, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		return errors.Wrapf(err, "%s: %s", strings.Join(args, " "), lastLine(string(text)))
 	}
 	return nil
 }

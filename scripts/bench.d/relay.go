@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,40 +13,57 @@ import (
 )
 
 // Relays run on the loopback device. This process is the client in front of the relay and the server behind it, in goroutines; both cost the same for every program, and so draw the
-// ratios nearer to 1 than they would be with client and server on other machines.
+// ratios nearer to 1 than they would be with client and server on other machines. "direct" is client and server without a relay: what the load generators can do.
 
 func relayCases() []benchCase {
 	var cases []benchCase
-	add := func(name, doc string, run func(*bench, *program) ([]figure, error)) {
-		cases = append(cases, benchCase{name: name, doc: doc, suits: func(p *program) bool { return p.command != nil }, run: run})
+	add := func(name, doc string, who func(*program) bool, run func(*bench, *program) ([]figure, error), aims ...aim) {
+		cases = append(cases, benchCase{name: name, doc: doc, suits: who, run: run, aims: aims})
 	}
-	add("relay-tcp", "TCP to TCP, one connection", func(b *bench, p *program) ([]figure, error) { return b.relay(p, "tcp", 1) })
-	add("relay-tcp-16", "TCP to TCP, 16 connections of one program with fork", func(b *bench, p *program) ([]figure, error) { return b.relay(p, "tcp", 16) })
-	add("relay-unix-tcp", "UNIX to TCP, one connection", func(b *bench, p *program) ([]figure, error) { return b.relay(p, "unix", 1) })
-	add("file-tcp", "a file of 512 MiB in the page cache to TCP, start included", (*bench).fileTCP)
-	add("tcp-cat", "TCP to EXEC:cat and back; what came back", (*bench).tcpCat)
-	add("stdin-tcp", "standard input, a pipe, to TCP", (*bench).stdinTCP)
-	add("connect", "connect, one byte there and back, close; 8 at a time, with fork", (*bench).connect)
-	add("pingpong", "64 bytes there and back on one connection", (*bench).pingPong)
-	add("idle-1000", "memory of 1000 idle connections with fork", (*bench).idle)
-	add("start", "start to end of PROGRAM -u /dev/null /dev/null", (*bench).startToEnd)
-	add("udp-relay", "datagrams of 200 bytes, 50 000 a second, UDP to UDP", (*bench).udpRelay)
+	relay := func(t relayTask, connections int, twoWays bool) func(*bench, *program) ([]figure, error) {
+		return func(b *bench, p *program) ([]figure, error) { return b.relayed(p, t, connections, twoWays) }
+	}
+	threefold := []aim{{gbits, "socat", 3}, {cpuGB, "socat", 0.2}}
+	add("relay-tcp", "TCP to TCP, one connection", relays, relay(relayTask{}, 1, false),
+		aim{gbits, "socat", 3.8}, aim{gbits, "socat -b 262144", 1}, aim{gbits, "direct", 0.5}, aim{cpuGB, "socat", 1. / 6})
+	add("relay-tcp-16", "TCP to TCP, 16 connections of one program with fork", relays, relay(relayTask{fork: true}, 16, false), threefold...)
+	add("relay-tcp-bidir", "TCP to TCP, one connection, both directions at once; the sum", speaksOrDirect, relay(relayTask{}, 1, true), threefold...)
+	add("relay-unix-tcp", "UNIX to TCP, one connection", speaksOrDirect, relay(relayTask{from: "unix"}, 1, false), threefold...)
+	add("relay-tcp-unix", "TCP to UNIX, one connection", speaksOrDirect, relay(relayTask{to: "unix"}, 1, false), threefold...)
+	add("file-tcp", "a file of 512 MiB in the page cache to TCP, start included", speaks, (*bench).fileTCP, aim{gbits, "socat", 4.5})
+	add("tcp-cat", "TCP to EXEC:cat and back; what came back", speaks, (*bench).tcpCat, aim{gbits, "socat", 3})
+	add("stdin-tcp", "standard input, a pipe, to TCP", speaks, (*bench).stdinTCP, aim{gbits, "socat", 1.9})
+	add("udp-relay", "datagrams of 200 bytes, 50 000 a second, UDP to UDP", speaksPlain, (*bench).udpRelay, aim{"CPU µs/packet", "socat", 0.5}, aim{"loss %", "socat", 1})
+	add("slow-receiver", "TCP to TCP to a receiver that doesn't read: what the sender could hand over beyond a direct connection", speaks, (*bench).slowReceiver, aim{"MiB taken", "socat", 2})
 	return cases
 }
 
+// Who takes part in a case.
+func speaks(p *program) bool         { return p.command != nil }
+func speaksPlain(p *program) bool    { return p.command != nil && !p.variant }
+func speaksOrDirect(p *program) bool { return p.command != nil || p.reference }
+func relays(p *program) bool         { return p.command != nil || p.relay != nil }
+func relaysPlain(p *program) bool    { return relays(p) && !p.variant }
+
 // A server accepts connections, each in a goroutine with f, until it is closed.
 type server struct {
-	l     net.Listener
-	port  int
-	mu    sync.Mutex
-	conns []net.Conn
-	wg    sync.WaitGroup
+	l       net.Listener
+	address string
+	mu      sync.Mutex
+	conns   []net.Conn
+	wg      sync.WaitGroup
 }
 
-func (b *bench) serve(f func(net.Conn)) (*server, error) {
-	s := &server{port: b.newPort()}
+// serve listens on TCP ("tcp" or "") or a UNIX socket.
+func (b *bench) serve(network string, f func(net.Conn)) (*server, error) {
+	s := &server{address: local(b.newPort())}
+	if network == "unix" {
+		s.address = fmt.Sprintf("%s/server-%d", b.work, b.newPort())
+	} else {
+		network = "tcp"
+	}
 	var err error
-	if s.l, err = net.Listen("tcp", local(s.port)); err != nil {
+	if s.l, err = net.Listen(network, s.address); err != nil {
 		return nil, err
 	}
 	s.wg.Go(func() {
@@ -78,11 +94,7 @@ func (s *server) close() {
 	s.wg.Wait()
 }
 
-// sink counts what arrives.
-func (b *bench) sink(count *atomic.Int64) (*server, error) {
-	return b.serve(func(c net.Conn) { drain(c, count) })
-}
-
+// drain counts what arrives.
 func drain(r io.Reader, count *atomic.Int64) {
 	buf := make([]byte, 256<<10)
 	for {
@@ -117,132 +129,138 @@ func echo(c net.Conn) {
 	}
 }
 
-// throughput measures for the time of the bench what the counter gains and what the program uses meanwhile, once something has arrived.
-func (b *bench) throughput(p *proc, count *atomic.Int64) ([]figure, error) {
+// patience is how long a transfer may go without a byte before it counts as stalled.
+const patience = 500 * time.Millisecond
+
+// throughput measures for the time of the bench what the counter gains and what the programs use meanwhile, once something has arrived. A transfer that comes to a stop is an error.
+func (b *bench) throughput(p *program, relay *proc, count *atomic.Int64) ([]figure, error) {
 	if err := until("data at the end", 5*time.Second, func() bool { return count.Load() > 0 }); err != nil {
-		return nil, failed(err, p)
+		return nil, failed(err, relay)
 	}
-	begin, bytes, used := time.Now(), count.Load(), cpu(p)
-	time.Sleep(b.seconds)
-	passed, gained, took := time.Since(begin), count.Load()-bytes, cpu(p)-used
-	if gained == 0 {
-		return nil, failed(errors.New("nothing arrived"), p)
+	begin, first, used := time.Now(), count.Load(), b.group.cpu()
+	for last, since := first, begin; time.Since(begin) < b.seconds; time.Sleep(20 * time.Millisecond) {
+		if now := count.Load(); now != last {
+			last, since = now, time.Now()
+		} else if time.Since(since) > patience {
+			return nil, failed(errors.Errorf("%s: no byte for %v after %d bytes", stalls, patience, now), relay)
+		}
 	}
-	return rate(float64(gained), passed, took), nil
+	passed, gained, took := time.Since(begin), count.Load()-first, b.group.cpu()-used
+	figures := rate(float64(gained), passed, took)
+	if p.reference {
+		figures = figures[:1]
+	}
+	return figures, nil
 }
 
 func rate(bytes float64, passed time.Duration, took float64) []figure {
-	return []figure{{"Gbit/s", bytes * 8 / passed.Seconds() / 1e9, true}, {"CPU s/GB", took / (bytes / 1e9), false}}
+	return []figure{{gbits, bytes * 8 / passed.Seconds() / 1e9, true}, {cpuGB, took / (bytes / 1e9), false}}
 }
 
-// listen starts a relay that listens on TCP or a UNIX socket, and returns how to reach it.
-func (b *bench) listen(p *program, network, options, right string) (relay *proc, address string, err error) {
-	var left string
-	var ready func() bool
-	if network == "unix" {
-		address = fmt.Sprintf("%s/socket-%d", b.work, b.newPort())
-		left, ready = "UNIX-LISTEN:"+address, func() bool { _, err := os.Stat(address); return err == nil }
-	} else {
-		port := b.newPort()
-		address = local(port)
-		left, ready = "TCP-LISTEN:"+strconv.Itoa(port)+",reuseaddr", func() bool { return listens(port) }
-	}
-	if relay, err = b.start("", nil, p.with(left+options, right)...); err != nil {
-		return nil, "", err
-	}
-	return relay, address, failed(until("relay listens", 5*time.Second, ready), relay)
-}
-
-func tcpTo(port int) string { return "TCP:" + local(port) }
-
-func (b *bench) relay(p *program, network string, connections int) ([]figure, error) {
+// relayed pours through a relay, and with twoWays back too.
+func (b *bench) relayed(p *program, t relayTask, connections int, twoWays bool) ([]figure, error) {
 	var count atomic.Int64
-	s, err := b.sink(&count)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	both := func(c net.Conn) {
+		if twoWays {
+			wg.Go(func() { pour(c, 256<<10) })
+		}
+		drain(c, &count)
+	}
+	receive := both
+	if t.tlsOut {
+		id, err := b.identity("near")
+		if err != nil {
+			return nil, err
+		}
+		receive = func(c net.Conn) { both(tlsServer(c, id)) }
+	}
+	s, err := b.serve(t.to, receive)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	options := ""
-	if connections > 1 {
-		options = ",fork,backlog=64"
-	}
-	relay, address, err := b.listen(p, network, options, tcpTo(s.port))
+	relay, dial, err := b.relay(p, t, s.address)
 	if err != nil {
 		return nil, err
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	for range connections {
-		c, err := dial(network, address)
+		c, err := dial()
 		if err != nil {
 			return nil, failed(err, relay)
 		}
 		defer c.Close()
 		wg.Go(func() { pour(c, 256<<10) })
-	}
-	return b.throughput(relay, &count)
-}
-
-// dial tries again while a UNIX socket is bound and not yet listening.
-func dial(network, address string) (c net.Conn, err error) {
-	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
-		if c, err = net.Dial(network, address); err == nil || time.Now().After(end) {
-			return c, err
+		if twoWays {
+			wg.Go(func() { drain(c, &count) })
 		}
 	}
+	return b.throughput(p, relay, &count)
 }
 
 func (b *bench) fileTCP(p *program) ([]figure, error) {
 	const size = 512 << 20
 	file := b.work + "/file"
-	if _, err := os.Stat(file); err != nil {
-		f, err := os.Create(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		block := make([]byte, 1<<20)
-		for i := range block {
-			block[i] = byte(i)
-		}
-		for range size / len(block) {
-			if _, err := f.Write(block); err != nil {
-				return nil, err
-			}
-		}
+	if err := makeFile(file, size); err != nil {
+		return nil, err
 	}
 	var count atomic.Int64
-	s, err := b.sink(&count)
+	s, err := b.serve("tcp", func(c net.Conn) { drain(c, &count) })
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	var took float64
-	begin := time.Now()
+	begin, used, sent := time.Now(), b.group.cpu(), int64(0)
 	for time.Since(begin) < b.seconds {
-		c, err := b.start("", nil, p.with("-u", "OPEN:"+file+",rdonly", tcpTo(s.port))...)
+		c, err := b.start("", nil, p.with("-u", "OPEN:"+file+",rdonly", tcpTo(s.address))...)
 		if err != nil {
 			return nil, err
 		}
-		<-c.done
-		took += (c.cmd.ProcessState.UserTime() + c.cmd.ProcessState.SystemTime()).Seconds()
+		select {
+		case <-c.done:
+		case <-time.After(b.seconds + 10*time.Second):
+			return nil, failed(errors.Errorf("%s: the copy did not end", stalls), c)
+		}
 		if !c.cmd.ProcessState.Success() {
 			return nil, failed(errors.New("the copy failed"), c)
 		}
+		sent += size
 	}
-	sent := int64(len(b.procs)) * size
 	if err := until("the last bytes", 2*time.Second, func() bool { return count.Load() == sent }); err != nil {
 		return nil, errors.Wrapf(err, "%d of %d bytes came", count.Load(), sent)
 	}
-	return rate(float64(sent), time.Since(begin), took), nil
+	return rate(float64(sent), time.Since(begin), b.group.cpu()-used), nil
+}
+
+// makeFile makes a file without holes, once.
+func makeFile(name string, size int) error {
+	if info, err := os.Stat(name); err == nil && info.Size() == int64(size) {
+		return nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, 1<<20)
+	for i := range block {
+		block[i] = byte(i)
+	}
+	for range size / len(block) {
+		if _, err := f.Write(block); err != nil {
+			f.Close()
+			return err
+		}
+	}
+	return f.Close()
 }
 
 func (b *bench) tcpCat(p *program) ([]figure, error) {
-	relay, address, err := b.listen(p, "tcp", "", "EXEC:cat")
+	relay, dial, err := b.listen(p, relayTask{}, "EXEC:cat")
 	if err != nil {
 		return nil, err
 	}
-	c, err := net.Dial("tcp", address)
+	c, err := dial()
 	if err != nil {
 		return nil, failed(err, relay)
 	}
@@ -252,12 +270,12 @@ func (b *bench) tcpCat(p *program) ([]figure, error) {
 	defer c.Close()
 	wg.Go(func() { pour(c, 256<<10) })
 	wg.Go(func() { drain(c, &count) })
-	return b.throughput(relay, &count)
+	return b.throughput(p, relay, &count)
 }
 
 func (b *bench) stdinTCP(p *program) ([]figure, error) {
 	var count atomic.Int64
-	s, err := b.sink(&count)
+	s, err := b.serve("tcp", func(c net.Conn) { drain(c, &count) })
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +284,7 @@ func (b *bench) stdinTCP(p *program) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	relay, err := b.start("", r, p.with("-u", "-", tcpTo(s.port))...)
+	relay, err := b.start("", r, p.with("-u", "-", tcpTo(s.address))...)
 	r.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -275,152 +293,7 @@ func (b *bench) stdinTCP(p *program) ([]figure, error) {
 		return nil, err
 	}
 	wg.Go(func() { pour(w, 64<<10) })
-	return b.throughput(relay, &count)
-}
-
-func (b *bench) connect(p *program) ([]figure, error) {
-	s, err := b.serve(echo)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	relay, address, err := b.listen(p, "tcp", ",fork,backlog=128", tcpTo(s.port))
-	if err != nil {
-		return nil, err
-	}
-	var done atomic.Int64
-	errs := make(chan error, 8)
-	begin, used := time.Now(), cpu(relay)
-	for range cap(errs) {
-		go func() {
-			for time.Since(begin) < b.seconds {
-				if err := oneByte(address); err != nil {
-					errs <- err
-					return
-				}
-				done.Add(1)
-			}
-			errs <- nil
-		}()
-	}
-	for range cap(errs) {
-		if e := <-errs; e != nil {
-			err = e
-		}
-	}
-	if err != nil {
-		return nil, failed(err, relay)
-	}
-	passed, took, n := time.Since(begin), cpu(relay)-used, float64(done.Load())
-	return []figure{{"connections/s", n / passed.Seconds(), true}, {"CPU ms/connection", took * 1000 / n, false}}, nil
-}
-
-func oneByte(address string) error {
-	c, err := net.Dial("tcp", address)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	var buf [1]byte
-	if _, err := c.Write(buf[:]); err != nil {
-		return err
-	}
-	_, err = io.ReadFull(c, buf[:])
-	return err
-}
-
-func (b *bench) pingPong(p *program) ([]figure, error) {
-	s, err := b.serve(echo)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	relay, address, err := b.listen(p, "tcp", "", tcpTo(s.port))
-	if err != nil {
-		return nil, err
-	}
-	c, err := net.Dial("tcp", address)
-	if err != nil {
-		return nil, failed(err, relay)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(b.seconds + 5*time.Second))
-	var buf [64]byte
-	var times []float64
-	for begin := time.Now(); time.Since(begin) < b.seconds; {
-		sent := time.Now()
-		if _, err := c.Write(buf[:]); err != nil {
-			return nil, failed(err, relay)
-		}
-		if _, err := io.ReadFull(c, buf[:]); err != nil {
-			return nil, failed(err, relay)
-		}
-		times = append(times, float64(time.Since(sent).Nanoseconds())/1e3)
-	}
-	return []figure{{"µs, median", quantile(times, 0.5), false}, {"µs, 99 %", quantile(times, 0.99), false}}, nil
-}
-
-func (b *bench) idle(p *program) ([]figure, error) {
-	const connections = 1000
-	var accepted atomic.Int64
-	s, err := b.serve(func(c net.Conn) {
-		var buf [1]byte
-		if _, err := io.ReadFull(c, buf[:]); err != nil {
-			return
-		}
-		accepted.Add(1)
-		io.ReadFull(c, buf[:]) // until it is closed
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	relay, address, err := b.listen(p, "tcp", ",fork,backlog=1024", tcpTo(s.port))
-	if err != nil {
-		return nil, err
-	}
-	before, err := pss(relay)
-	if err != nil {
-		return nil, err
-	}
-	for range connections {
-		c, err := net.Dial("tcp", address)
-		if err != nil {
-			return nil, failed(err, relay)
-		}
-		defer c.Close()
-		if _, err := c.Write([]byte{0}); err != nil { // each has carried something, as idle connections have
-			return nil, failed(err, relay)
-		}
-	}
-	if err := until("all connections", 30*time.Second, func() bool { return accepted.Load() == connections }); err != nil {
-		return nil, failed(err, relay)
-	}
-	after, err := pss(relay)
-	if err != nil {
-		return nil, err
-	}
-	return []figure{{"KiB/connection", (after - before) / connections, false}}, nil
-}
-
-func (b *bench) startToEnd(p *program) ([]figure, error) {
-	const runs = 200
-	var times []float64
-	for range runs {
-		begin := time.Now()
-		c, err := b.start("", nil, p.with("-u", "/dev/null", "/dev/null")...)
-		if err != nil {
-			return nil, err
-		}
-		<-c.done
-		times = append(times, float64(time.Since(begin).Microseconds())/1e3)
-		b.procs = nil
-		if !c.cmd.ProcessState.Success() {
-			return nil, failed(errors.New("it failed"), c)
-		}
-	}
-	return []figure{{"ms, median", quantile(times, 0.5), false}}, nil
+	return b.throughput(p, relay, &count)
 }
 
 func (b *bench) udpRelay(p *program) ([]figure, error) {
@@ -444,7 +317,7 @@ func (b *bench) udpRelay(p *program) ([]figure, error) {
 		}
 	})
 	port := b.newPort()
-	relay, err := b.start("", nil, p.with("UDP-LISTEN:"+strconv.Itoa(port), "UDP:"+end.LocalAddr().String())...)
+	relay, err := b.start("", nil, p.with(fmt.Sprintf("UDP-LISTEN:%d", port), "UDP:"+end.LocalAddr().String())...)
 	if err != nil {
 		return nil, err
 	}
@@ -454,22 +327,14 @@ func (b *bench) udpRelay(p *program) ([]figure, error) {
 	}
 	defer c.Close()
 	var buf [size]byte
-	if err := until("the first datagram", 5*time.Second, func() bool {
+	if err := ready("the first datagram", func() bool {
 		c.Write(buf[:]) // refused until the relay is there
 		return came.Load() > 0
-	}); err != nil {
-		return nil, failed(err, relay)
+	}, relay); err != nil {
+		return nil, err
 	}
-	settled := came.Load()
-	for { // datagrams of the warm-up still under way
-		time.Sleep(20 * time.Millisecond)
-		if n := came.Load(); n == settled {
-			break
-		} else {
-			settled = n
-		}
-	}
-	used, sent := cpu(relay), 0
+	settled := quiet(&came) // datagrams of the warm-up still under way
+	used, sent := b.group.cpu(), 0
 	for begin := time.Now(); ; time.Sleep(500 * time.Microsecond) {
 		passed := time.Since(begin)
 		if passed >= b.seconds {
@@ -481,13 +346,20 @@ func (b *bench) udpRelay(p *program) ([]figure, error) {
 			}
 		}
 	}
-	for last := int64(-1); last != came.Load(); { // the tail
-		last = came.Load()
-		time.Sleep(50 * time.Millisecond)
-	}
-	got := float64(came.Load() - settled)
+	got := float64(quiet(&came) - settled)
 	if got == 0 {
 		return nil, failed(errors.New("nothing arrived"), relay)
 	}
-	return []figure{{"CPU µs/packet", (cpu(relay) - used) * 1e6 / got, false}, {"loss %", 100 * (1 - got/float64(sent)), false}}, nil
+	return []figure{{"CPU µs/packet", (b.group.cpu() - used) * 1e6 / got, false}, {"loss %", 100 * (1 - got/float64(sent)), false}}, nil
+}
+
+// quiet waits until the counter rests, and returns it.
+func quiet(count *atomic.Int64) int64 {
+	for last := int64(-1); ; time.Sleep(50 * time.Millisecond) {
+		now := count.Load()
+		if now == last {
+			return now
+		}
+		last = now
+	}
 }
