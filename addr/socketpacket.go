@@ -45,6 +45,7 @@ type packetSocket struct {
 		err error
 	}
 	readOne, readMany, writeOne func(fd uintptr) bool
+	train                       *train // for WriteBatch; nil: not tried yet
 }
 
 // errLongPacket says that a packet did not fit into the reader's buffer. It is an error of that packet alone.

@@ -28,6 +28,12 @@ type BatchReader interface {
 	ReadBatch(b *Batch) error
 }
 
+// BatchWriter is a packet half that can send several packets by one system call, each still a packet of its own.
+type BatchWriter interface {
+	// WriteBatch writes packets of b from number first on: as many as go at once, at least one. It returns how many were written; an error concerns the one behind them.
+	WriteBatch(b *Batch, first int) (n int, err error)
+}
+
 // Traffic is what an endpoint carries.
 type Traffic uint8
 

@@ -86,9 +86,19 @@ func (d *direction) copyPackets() error {
 		}
 	}
 	b := NewBatch(piLen) // room to put packet information in front
+	var bw BatchWriter   // nil: packet by packet
+	if d.s.link == nil && d.s.cfg.Dump == nil {
+		bw, _ = d.dst.W.(BatchWriter)
+	}
 	for {
 		if err := d.nextBatch(b); err != nil {
 			return d.readError(err)
+		}
+		if bw != nil {
+			if err := d.putBatch(bw, b); err != nil {
+				return err
+			}
+			continue
 		}
 		for i := range b.Len() {
 			p := b.Packet(i)
@@ -106,6 +116,29 @@ func (d *direction) copyPackets() error {
 			}
 		}
 	}
+}
+
+// putBatch writes all packets of b.
+func (d *direction) putBatch(w BatchWriter, b *Batch) error {
+	for i := 0; i < b.Len(); {
+		n, err := w.WriteBatch(b, i)
+		bytes := 0
+		for end := i + n; i < end; i++ {
+			bytes += len(b.Packet(i))
+		}
+		if n > 0 {
+			d.packets.Add(uint64(n))
+			d.bytes.Add(uint64(bytes))
+			d.s.touch()
+		}
+		if err != nil {
+			if err := d.put(len(b.Packet(i)), err); err != nil {
+				return err
+			}
+			i++
+		}
+	}
+	return nil
 }
 
 // packetSink takes batches of packets on their way into a byte stream.
