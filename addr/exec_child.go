@@ -27,6 +27,7 @@ type child struct {
 	reaped  bool // the PID may be somebody else's by now
 	stopped bool // its end is wanted: our ends of the link are closed
 	cut     bool // its end is wanted, and output of it was thrown away
+	killed  bool // we have sent it a signal
 	ended   unix.WaitStatus
 }
 
@@ -131,14 +132,14 @@ func (p *child) reap(pidfd int, env *Env) {
 // report tells of a program that failed, unless it ended as we wanted it to.
 func (p *child) report(env *Env) {
 	p.mu.Lock()
-	ws, stopped, cut := p.ended, p.stopped, p.cut
+	ws, stopped, killed, cut := p.ended, p.stopped, p.killed, p.cut
 	p.mu.Unlock()
 	var status int
 	var how string
 	switch sig := ws.Signal(); {
 	case ws.Signaled():
 		status, how = 128+int(sig), "on signal "+strconv.Itoa(int(sig))
-		cut = cut || stopped && (sig == unix.SIGTERM || sig == unix.SIGKILL || sig == unix.SIGPIPE)
+		cut = cut || killed && (sig == unix.SIGTERM || sig == unix.SIGKILL) || stopped && sig == unix.SIGPIPE
 	default:
 		status, how = ws.ExitStatus(), "with status "+strconv.Itoa(ws.ExitStatus())
 	}
@@ -213,6 +214,7 @@ func (p *child) signal(sig unix.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
+		p.killed = true
 		unix.Kill(p.group, sig)
 	}
 }
