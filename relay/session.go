@@ -74,7 +74,7 @@ type direction struct {
 
 	packets, bytes, lost atomic.Uint64
 	ended                atomic.Bool // src is a program that is gone: an expired read is its end
-	complaints           limiter
+	complaints           Limiter
 }
 
 // NewSession prepares a session. It owns the endpoints from now on; Run closes them.
@@ -367,16 +367,16 @@ func fdOf(half any) int {
 	return -1
 }
 
-// limiter lets a few messages of a kind pass and counts the rest, so that a flood of bad packets is no flood of log lines.
-type limiter struct {
+// Limiter lets a few messages of a kind pass and counts the rest, so that a flood of bad packets, or of strangers, is no flood of log lines. The zero value is ready.
+type Limiter struct {
 	mu     sync.Mutex
 	since  time.Time
 	passed int
 	held   uint64
 }
 
-// allow says whether a message may be printed now, and how many were held back since the last one.
-func (l *limiter) allow() (ok bool, held uint64) {
+// Allow says whether a message may be printed now, and how many were held back since the last one.
+func (l *Limiter) Allow() (ok bool, held uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); now.Sub(l.since) > 10*time.Second {
@@ -394,7 +394,7 @@ func (l *limiter) allow() (ok bool, held uint64) {
 // lose counts a packet that was not delivered and says so, at a limited rate.
 func (d *direction) lose(why error) {
 	d.lost.Add(1)
-	if ok, held := d.complaints.allow(); ok {
+	if ok, held := d.complaints.Allow(); ok {
 		more := ""
 		if held > 0 {
 			more = fmt.Sprintf(" (and %d more since the last such message)", held)
