@@ -63,6 +63,9 @@ type commandLine struct {
 	Help struct {
 		Name string `arg:"" optional:"" name:"name"`
 	} `cmd:"" help:"explain an address type or an option"`
+	Keygen struct {
+		File string `arg:"" optional:"" default:"-" name:"file"`
+	} `cmd:"" help:"make a key for the option psk: into a new file, or on standard output"`
 }
 
 // How a short form is followed by its argument.
@@ -215,7 +218,7 @@ func newParser(c *commandLine) *kong.Kong {
 	return kong.Must(c, kong.Name("tunsplice"), kong.NoDefaultHelp(), kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}))
 }
 
-// parseArgs reads a command line (without the program's name) and says which command it is: "relay" or "help". Even with an error c holds what was read before it, so that the error goes to the log that was asked for.
+// parseArgs reads a command line (without the program's name) and says which command it is: "relay", "help" or "keygen". Even with an error c holds what was read before it, so that the error goes to the log that was asked for.
 func parseArgs(c *commandLine, args []string) (command string, err error) {
 	k := newParser(c)
 	takesValue := func(name string) bool {

@@ -16,6 +16,7 @@ them in both directions, or packets where an end is a TUN or TAP device.
 
 Usage: tunsplice [options] ADDRESS ADDRESS
        tunsplice help [ADDRESS-TYPE | ADDRESS-OPTION]
+       tunsplice keygen [FILE]
 
   tunsplice - TCP:www.example.org:80                          talk to a server
   tunsplice TCP-LISTEN:8080,fork,reuseaddr TCP:10.0.0.5:80    forward a port

@@ -52,6 +52,8 @@ func run(argv []string) int {
 		return p.shown(err)
 	case command == "help":
 		return p.shown(showHelpFor(os.Stdout, c.Help.Name))
+	case command == "keygen":
+		return p.shown(keygen(c.Keygen.File))
 	}
 	return p.relay(c.Relay.Addresses)
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"tunsplice/relay"
+	"tunsplice/relay/secure"
 
 	"github.com/pkg/errors"
 )
@@ -21,6 +22,7 @@ type Bound struct {
 
 	settings     []setting
 	optionFailed func(error) // BindConfig.OptionFailed
+	key          *secure.Key // nil: none
 }
 
 // setting is one option as given.

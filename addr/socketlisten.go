@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tunsplice/relay"
+	"tunsplice/relay/secure"
 
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
@@ -327,7 +328,12 @@ func (d *dialer) Next(ctx context.Context) (*relay.Endpoint, error) {
 // client makes the Source of a connecting address: an open endpoint, or with fork a dialer.
 func (b *Bound) client(ctx context.Context, env *Env, dial func(ctx context.Context) (*relay.Endpoint, error)) (Source, error) {
 	retrying := func(ctx context.Context) (ep *relay.Endpoint, err error) {
-		err = b.retry(ctx, env, func() (err error) { ep, err = dial(ctx); return err })
+		err = b.retry(ctx, env, func() (err error) {
+			if ep, err = dial(ctx); err == nil && b.key != nil {
+				ep, err = shake(ctx, ep, optHandshakeTimeout.Or(b, defaultHandshakeTimeout), b.keyed(env, secure.Initiate))
+			}
+			return err
+		})
 		return ep, err
 	}
 	if optFork.Or(b, false) {
@@ -337,5 +343,5 @@ func (b *Bound) client(ctx context.Context, env *Env, dial func(ctx context.Cont
 	if err != nil {
 		return nil, err
 	}
-	return &one{ep: ep}, nil
+	return &one{ep: ep, keyed: b.key != nil}, nil
 }

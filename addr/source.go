@@ -48,6 +48,7 @@ var ErrAcceptTimeout = errors.New("no peer came within accept-timeout")
 type one struct {
 	ep    *relay.Endpoint
 	taken bool
+	keyed bool // the peer has shown that it holds the address's key
 }
 
 // Next implements Source.
@@ -95,7 +96,7 @@ func (b *Bound) open(ctx context.Context, env *Env) (Source, error) {
 	if err != nil {
 		return nil, errors.Wrap(err, b.Label())
 	}
-	return &watched{Source: src, b: b, env: env}, nil
+	return &watched{Source: b.secured(env, src), b: b, env: env}, nil
 }
 
 // watched says of a source's first endpoint which options nothing was done for: nothing may be ignored silently.

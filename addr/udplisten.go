@@ -2,10 +2,12 @@ package addr
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
 	"tunsplice/relay"
+	"tunsplice/relay/secure"
 
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
@@ -34,6 +36,9 @@ type udpListener struct {
 	local   sockaddr
 	pending []datagram
 
+	refused  relay.Limiter // of messages about senders without the key
+	stranger sockaddr      // the last one of them: it is named once, however often it tries
+
 	mu   sync.Mutex
 	live map[sockaddr]*packetSocket // the sessions of fork by their peers
 }
@@ -44,7 +49,7 @@ type datagram struct {
 }
 
 func (t *transport) listenPackets(ctx context.Context, b *Bound, env *Env, family int) (Source, error) {
-	fork := b.serves()
+	fork := b.serves() || b.key != nil // with a key, who comes first may be a stranger
 	s := t.socket(0)
 	s.reuse, s.keepFD = fork, fork
 	fd, err := t.serverSocket(ctx, b, env, s, family)
@@ -72,7 +77,7 @@ func (l *udpListener) Next(ctx context.Context) (*relay.Endpoint, error) {
 			l.running.end()
 			return nil, err
 		}
-		if l.deliver(first) {
+		if l.deliver(first) || !l.hasKey(first) {
 			continue
 		}
 		l.env.Log.Noticef("accepting UDP connection from %s", &first.from)
@@ -90,6 +95,29 @@ func (l *udpListener) Next(ctx context.Context) (*relay.Endpoint, error) {
 			return nil, err
 		}
 	}
+}
+
+// hasKey says whether a sender may have a session: without a key anyone may, else who begins a handshake under the key. So strangers cost no socket.
+func (l *udpListener) hasKey(first datagram) bool {
+	if l.b.key == nil {
+		return true
+	}
+	err := secure.CheckFirst(l.b.key, first.data)
+	if err == nil {
+		return true
+	}
+	if first.from == l.stranger {
+		return false
+	}
+	l.stranger = first.from
+	if ok, held := l.refused.Allow(); ok {
+		more := ""
+		if held > 0 {
+			more = fmt.Sprintf(" (and %d other senders were refused since the last such message)", held)
+		}
+		l.env.Log.Warnf("%s: %s refused: %s%s", l.b.Label(), first.from.text(), err, more)
+	}
+	return false
 }
 
 // next returns the datagram whose turn it is.

@@ -3,6 +3,8 @@ package relay
 import (
 	"io"
 	"time"
+
+	"github.com/pkg/errors"
 )
 
 // Reader is the readable half of an endpoint. Of a byte stream it is an io.Reader; of a packet endpoint each Read returns one whole packet, and
@@ -12,6 +14,10 @@ type Reader interface {
 	// SetReadDeadline makes a waiting and every later Read return os.ErrDeadlineExceeded at time t; zero means never. A half that never waits may ignore it.
 	SetReadDeadline(t time.Time) error
 }
+
+// ErrBrokenOff ends a direction whose sender has said, in a way that nobody can forge, that it ends before all its data. To a device, for which packets just end, that is as good as
+// the end of file.
+var ErrBrokenOff = errors.New("the peer broke off before the end of its data")
 
 // Writer is the writable half of an endpoint. Of a packet endpoint each Write is one packet.
 type Writer interface {

@@ -6,10 +6,17 @@ import (
 	"fmt"
 )
 
+// The first message of an end that has a key (docs/security.md) begins with this. To an end that has none it says what is missing.
+const (
+	keyMagic  = "\x89TSKEY"
+	keySpeech = "tunsplice with a key, which is missing here (psk=FILE)"
+)
+
 // foreignTexts are beginnings that name a protocol by themselves. Some would pass for
 // an IPv4 header by their first byte ("GET " has 0x47: version 4, 28 bytes), so they are
 // looked for before anything else.
 var foreignTexts = []struct{ prefix, name string }{
+	{keyMagic, keySpeech},
 	{"GET /", "HTTP"}, {"GET http", "HTTP"}, {"POST /", "HTTP"}, {"HEAD /", "HTTP"},
 	{"PUT /", "HTTP"}, {"DELETE /", "HTTP"}, {"OPTIONS ", "HTTP"}, {"CONNECT ", "HTTP"},
 	{"PRI * HTTP/2", "HTTP"}, {"HTTP/", "HTTP"},

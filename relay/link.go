@@ -470,6 +470,9 @@ func (l *link) datagram(d *direction, before, p []byte) ([]byte, error) {
 	if l.met {
 		return l.dev.adapt(before, p, l.peer.PI), nil
 	}
+	if strings.HasPrefix(string(p[:min(len(p), len(keyMagic))]), keyMagic) {
+		return nil, errors.Errorf("%s: the peer speaks %s", l.stream.Label, keySpeech)
+	}
 	select {
 	case <-l.decided:
 		return p, nil

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"io"
 	"strings"
 
 	"github.com/pkg/errors"
@@ -14,6 +15,9 @@ func (l *link) receive(d *direction, f *deframer) error {
 	for {
 		if more {
 			if err := f.fill(); err != nil {
+				if !l.met && d.way.Load() == nil && f.end <= piLen && (err == io.EOF || isGone(err)) {
+					l.log.Warnf("%s: the peer ended the connection without a word: if it has a key, this end needs it too (psk=FILE)", l.stream.Label)
+				}
 				return d.leftover(f, err)
 			}
 			l.beat.heard.Add(1)

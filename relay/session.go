@@ -322,6 +322,9 @@ func (d *direction) readError(err error) error {
 	switch {
 	case err == io.EOF, d.ended.Load() && errors.Is(err, os.ErrDeadlineExceeded):
 		return nil
+	case d.dst.isDevice() && errors.Is(err, ErrBrokenOff):
+		d.s.cfg.Log.Noticef("%s: %v", d.src.Label, err)
+		return nil
 	case d.src.Ended != nil && errors.Is(err, unix.ECONNRESET):
 		return nil // after all that it wrote: a program that ended without reading all its input
 	}
