@@ -138,11 +138,16 @@ func CheckFirst(key *Key, p []byte) error {
 	case kind != kindFirst:
 		return errUnknownSession
 	}
-	state, err := newState(key, prologueDatagrams, false)
+	return checkFirst(key, prologueDatagrams, p)
+}
+
+// checkFirst returns ErrKey if a first message is not under the key.
+func checkFirst(key *Key, prologue string, message []byte) error {
+	state, err := newState(key, prologue, false)
 	if err != nil {
 		return errors.Wrap(err, "handshake")
 	}
-	if payload, _, _, err := state.ReadMessage(nil, p[headerLen:]); err != nil || len(payload) > 0 {
+	if payload, _, _, err := state.ReadMessage(nil, message[headerLen:]); err != nil || len(payload) > 0 {
 		return ErrKey
 	}
 	return nil

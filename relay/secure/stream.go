@@ -49,6 +49,9 @@ func Stream(r relay.Reader, w relay.Writer, key *Key, role Role) (*Reader, *Writ
 		case loses:
 			o = nil
 		default: // the peer sees that too, and answers ours
+			if err := checkFirst(key, prologueStream, buf[:]); err != nil {
+				return nil, nil, err
+			}
 			if kind, err = readMessage(r, &buf, true); err != nil {
 				return nil, nil, err
 			}
@@ -107,6 +110,9 @@ func readMessage(r io.Reader, buf *[messageLen]byte, spoken bool) (kind byte, er
 
 // foreign is the error of a peer that sends something else in place of a handshake.
 func foreign(first []byte) error {
+	if len(first) >= len(magic) && string(first[:len(magic)]) == magic {
+		return ErrKey
+	}
 	if _, n, more, _ := relay.FindHello(first); n > 0 || more && len(first) > 20 {
 		return errors.New("the peer has no key: it speaks the link protocol in clear text")
 	}
