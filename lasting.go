@@ -236,7 +236,9 @@ func (l *lasting) complain(err error) {
 
 // serve accepts connection after connection.
 func (l *lasting) serve(ctx context.Context) error {
-	src, err := l.way.Open(ctx, l.p.env(l.kept.Endpoint().Env, l.p.log, true))
+	env := l.p.env(l.kept.Endpoint().Env, l.p.log, true)
+	env.Tunnel = true
+	src, err := l.way.Open(ctx, env)
 	if err != nil {
 		return err
 	}

@@ -213,14 +213,16 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	if right.Forks() {
 		outer, inner, swapped = right, left, true
 	}
-	src, err := outer.Open(ctx, p.env(nil, p.log, false))
+	env := p.env(nil, p.log, false)
+	env.Tunnel = inner.IsDevice()
+	src, err := outer.Open(ctx, env)
 	if err != nil {
 		return err
 	}
 	if !src.Many() {
 		ep, err := src.Next(ctx)
 		if err == nil {
-			err = p.session(ctx, ep, inner, swapped, false)
+			err = p.session(ctx, ep, inner, outer.IsDevice(), swapped, false)
 		}
 		if cerr := src.Close(); err == nil {
 			err = cerr
@@ -234,7 +236,7 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 			break
 		}
 		running.Go(func() {
-			if err := p.session(ctx, ep, inner, swapped, true); err != nil && ctx.Err() == nil {
+			if err := p.session(ctx, ep, inner, outer.IsDevice(), swapped, true); err != nil && ctx.Err() == nil {
 				p.log.With(ep.Label).Errorf("%s", err)
 			}
 		})
@@ -254,8 +256,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// session opens the inner address for one endpoint of the outer one and joins them. It closes ep.
-func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, swapped, forked bool) error {
+// session opens the inner address for one endpoint ep of the outer one, which may be a device, and joins them. It closes ep.
+func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, device, swapped, forked bool) error {
 	log := p.log
 	if forked {
 		log = log.With(ep.Label)
@@ -264,7 +266,9 @@ func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *add
 			return err
 		}
 	}
-	src, err := inner.Open(ctx, p.env(ep.Env, log, forked))
+	env := p.env(ep.Env, log, forked)
+	env.Tunnel = device
+	src, err := inner.Open(ctx, env)
 	if err != nil {
 		closeUnused(ep, log)
 		return err

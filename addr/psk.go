@@ -107,6 +107,14 @@ func (b *Bound) keyed(env *Env, role secure.Role) handshake {
 	}
 }
 
+// warnOpenTunnel says of a tunnel that waits for peers without protection, where others than this host can reach it, how to protect it.
+func (b *Bound) warnOpenTunnel(env *Env, local *sockaddr) {
+	if ip := local.ip(); env.Tunnel && b.key == nil && b.Groups&GOPENSSL == 0 && ip.IsValid() && !ip.IsLoopback() {
+		env.Log.Warnf("%s: whoever reaches %s can join this tunnel, and whoever is on the way can read it; to prevent that make a key (tunsplice keygen FILE) and give it to both ends (psk=FILE)",
+			b.Label(), local.text())
+	}
+}
+
 // around returns an endpoint that carries plaintext over ep by way of the halves r and w. finish is called before ep is closed.
 func around(ep *relay.Endpoint, r relay.Reader, w relay.Writer, finish func()) *relay.Endpoint {
 	outer := *ep

@@ -36,6 +36,8 @@ type Env struct {
 	Linger time.Duration
 	// MAC is the MAC address of a TAP device of a fixed name that is made and has no option mac; nil leaves it to the kernel.
 	MAC net.HardwareAddr
+	// Tunnel says that the address on the other side is a network device.
+	Tunnel bool
 	// ChildFailed is called when a program that we started was seen to end with a status other than 0.
 	ChildFailed func(status int)
 }

@@ -63,6 +63,7 @@ func (t *transport) listenPackets(ctx context.Context, b *Bound, env *Env, famil
 	l := &udpListener{waiting: w, spec: s, local: w.localAddress(), live: map[sockaddr]*packetSocket{}}
 	l.spec.family, l.spec.keepFD = l.local.family(), false
 	env.Log.Noticef("listening on UDP %s", &l.local)
+	b.warnOpenTunnel(env, &l.local)
 	return l, nil
 }
 

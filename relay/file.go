@@ -257,6 +257,9 @@ func noDeadlineIsFine(err error) error {
 
 // bare takes the operation and file name off an os.PathError: the caller knows a better name.
 func bare(err error) error {
+	if err == nil {
+		return nil // before the variables below, which cost an allocation each
+	}
 	var pe *os.PathError
 	if errors.As(err, &pe) {
 		return pe.Err

@@ -20,9 +20,13 @@ type Key [32]byte
 const maxKeyText = 64 << 10
 
 // keyError is a mistake in a key, and how to mend it.
-type keyError struct{ msg, hint string }
+type keyError struct {
+	msg, hint string
+	cause     error // whose text msg ends with; nil: none
+}
 
 func (e *keyError) Error() string { return e.msg }
+func (e *keyError) Unwrap() error { return e.cause }
 
 // Hint says how to mend it.
 func (e *keyError) Hint() string { return e.hint }
@@ -49,12 +53,12 @@ func ParseKey(text []byte) (*Key, error) {
 			continue
 		}
 		if line != nil {
-			return nil, &keyError{"there is more behind the key: a second line", "one line holds the key; comments begin with #"}
+			return nil, &keyError{msg: "there is more behind the key: a second line", hint: "one line holds the key; comments begin with #"}
 		}
 		line = l
 	}
 	if line == nil {
-		return nil, &keyError{"there is no key in it", makeOne}
+		return nil, &keyError{msg: "there is no key in it", hint: makeOne}
 	}
 	var k Key
 	var b []byte
@@ -66,15 +70,15 @@ func ParseKey(text []byte) (*Key, error) {
 	}
 	switch {
 	case err != nil && bytes.ContainsAny(line, " \t"):
-		return nil, &keyError{"there is more behind the key than the line's end, or it is a passphrase", "a key is 44 characters of base64 or 64 of hexadecimal; " + makeOne}
+		return nil, &keyError{msg: "there is more behind the key than the line's end, or it is a passphrase", hint: "a key is 44 characters of base64 or 64 of hexadecimal; " + makeOne}
 	case err != nil:
-		return nil, &keyError{"it is no key of 32 bytes in base64 or hexadecimal; a passphrase is none, and a file cut short neither", makeOne}
+		return nil, &keyError{msg: "it is no key of 32 bytes in base64 or hexadecimal; a passphrase is none, and a file cut short neither", hint: makeOne}
 	case len(b) != len(k):
-		return nil, &keyError{fmt.Sprintf("the key has %d bytes instead of %d", len(b), len(k)), makeOne}
+		return nil, &keyError{msg: fmt.Sprintf("the key has %d bytes instead of %d", len(b), len(k)), hint: makeOne}
 	}
 	copy(k[:], b)
 	if k == (Key{}) {
-		return nil, &keyError{"the key is all zero", makeOne}
+		return nil, &keyError{msg: "the key is all zero", hint: makeOne}
 	}
 	return &k, nil
 }
@@ -88,7 +92,7 @@ func ReadKeyFile(name string) (*Key, error) {
 		if errors.As(err, &pe) {
 			err = pe.Err
 		}
-		return nil, &keyError{"key file " + name + ": " + err.Error(), makeOne}
+		return nil, &keyError{msg: "key file " + name + ": " + err.Error(), hint: makeOne, cause: err}
 	}
 	defer f.Close()
 	st, err := f.Stat()
@@ -96,22 +100,22 @@ func ReadKeyFile(name string) (*Key, error) {
 	case err != nil:
 		return nil, errors.Wrapf(err, "key file %s", name)
 	case !st.Mode().IsRegular():
-		return nil, &keyError{"key file " + name + " is no regular file", makeOne}
+		return nil, &keyError{msg: "key file " + name + " is no regular file", hint: makeOne}
 	case st.Mode().Perm()&0o077 != 0:
-		return nil, &keyError{fmt.Sprintf("key file %s is open to others than its owner (mode %04o)", name, st.Mode().Perm()),
-			"chmod 600 " + name + "; if others may have read it, make a new key"}
+		return nil, &keyError{msg: fmt.Sprintf("key file %s is open to others than its owner (mode %04o)", name, st.Mode().Perm()),
+			hint: "chmod 600 " + name + "; if others may have read it, make a new key"}
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyText+1))
 	switch {
 	case err != nil:
 		return nil, errors.Wrapf(err, "key file %s", name)
 	case len(text) > maxKeyText:
-		return nil, &keyError{"key file " + name + " is too long for a key", makeOne}
+		return nil, &keyError{msg: "key file " + name + " is too long for a key", hint: makeOne}
 	}
 	k, err := ParseKey(text)
 	var ke *keyError
 	if errors.As(err, &ke) {
-		return nil, &keyError{"key file " + name + ": " + ke.msg, ke.hint}
+		return nil, &keyError{msg: "key file " + name + ": " + ke.msg, hint: ke.hint}
 	}
 	return k, err
 }
