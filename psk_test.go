@@ -219,3 +219,58 @@ func TestKeyedCut(t *testing.T) {
 		t.Errorf("status %d\n%s", status, a.output())
 	}
 }
+
+// TestOpenTunnelWarning looks that a tunnel which waits for peers in clear text says so once, unless nobody else can reach it.
+func TestOpenTunnelWarning(t *testing.T) {
+	l := newLab(t)
+	key := ",psk=" + l.makeKey("key")
+	const tun = "TUN:172.0.0.1/24,iff-no-pi"
+	for _, c := range []struct {
+		left, right string
+		warns       int
+	}{
+		{"TCP-LISTEN:40839", tun, 1},
+		{tun, "UDP-LISTEN:40840,bind=10.74.68.1", 1},
+		{"TCP6-LISTEN:40841", tun, 1},
+		{"TCP-LISTEN:40842" + key, tun, 0},
+		{"TCP-LISTEN:40843,bind=127.0.0.1", tun, 0},
+		{"TCP6-LISTEN:40844,bind=[::1]", tun, 0},
+		{"TCP-LISTEN:40845", "EXEC:cat", 0},
+	} {
+		p := l.start(on(l.a, "tunsplice", "-d", "-d", c.left, c.right)...)
+		eventually(t, "it listens", func() bool { return strings.Contains(p.output(), "listening on") }, p.output)
+		p.stop(syscall.SIGTERM)
+		if n := strings.Count(p.output(), "can join this tunnel"); n != c.warns {
+			t.Errorf("%s %s: %d warnings\n%s", c.left, c.right, n, p.output())
+		}
+	}
+}
+
+// TestKeyedDatagramsRestart kills either end of a tunnel over UDP and starts it again: packets flow again without a hand on the other end.
+func TestKeyedDatagramsRestart(t *testing.T) {
+	l := newLab(t)
+	key := ",psk=" + l.makeKey("key")
+	server := func() *background {
+		return l.start(on(l.a, "tunsplice", "-d", "-d", "-d", "UDP-LISTEN:40839"+key, "TUN:172.0.0.1/24,iff-no-pi,up,tun-name=ts0")...)
+	}
+	client := func() *background {
+		return l.start(on(l.b, "tunsplice", "-d", "-d", "-d", "TUN:172.0.0.2/24,iff-no-pi,up,tun-name=ts0", "UDP:10.74.68.1:40839,sourceport=40840"+key)...)
+	}
+	a, b := server(), client()
+	say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
+	l.ping("172.0.0.1", say, 56)
+	for _, end := range []string{"server", "client"} {
+		began := time.Now()
+		if end == "server" {
+			a.stop(syscall.SIGKILL)
+			a = server()
+		} else {
+			b.stop(syscall.SIGKILL)
+			b = client()
+		}
+		l.ping("172.0.0.1", say, 56, 1000)
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("%s: packets flow after %s\n%s", end, took, say())
+		}
+	}
+}
