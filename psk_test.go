@@ -61,7 +61,7 @@ func TestKeyedTunnels(t *testing.T) {
 			}
 			if strings.HasPrefix(c.name, "udp") {
 				b.stop(syscall.SIGTERM)
-			} else if status := b.ended(); status != 0 && b != a {
+			} else if status := b.ended(); status != 0 && b != a && !strings.Contains(b.output(), "write: ") { // a packet may have been on its way to the end that went
 				t.Errorf("exit status %d after the other end went\n%s", status, say())
 			}
 		})

@@ -324,6 +324,7 @@ func (d *direction) readError(err error) error {
 		return nil
 	case d.dst.isDevice() && errors.Is(err, ErrBrokenOff):
 		d.s.cfg.Log.Noticef("%s: %v", d.src.Label, err)
+		d.s.interrupt() // nobody reads what would go the other way
 		return nil
 	case d.src.Ended != nil && errors.Is(err, unix.ECONNRESET):
 		return nil // after all that it wrote: a program that ended without reading all its input
