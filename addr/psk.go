@@ -96,7 +96,9 @@ func (b *Bound) keyed(env *Env, role secure.Role) handshake {
 				return nil, err
 			}
 			env.Log.Infof("%s: the peer has the key", ep.Label)
-			return around(ep, r, w, w.Finish), nil
+			plain := around(ep, r, w, w.Finish)
+			plain.Ended, plain.Unread = nil, nil // that a program has ended is no end of data: the peer says that itself
+			return plain, nil
 		}
 		d := secure.NewDatagrams(ep.R, ep.W, ep.OnePack, b.key, env.Log, ep.Label)
 		if err := d.Handshake(ctx, role); err != nil {

@@ -77,13 +77,13 @@ type Datagrams struct {
 
 	refused, strangers, failures relay.Limiter // of messages about handshakes, packets in clear text, packets of others
 
-	in    *relay.Batch // what was read
+	in    *relay.Batch // what was read; nil during the handshake
 	at    int          // the first packet of in that was not taken
 	early []byte       // a packet of data that ended the handshake
 	plain []byte       // for Read
 
 	wmu sync.Mutex // held during a write; taken before mu
-	out []byte
+	out []byte     // grows to the longest packet that was sent
 
 	mu       sync.Mutex // guards what follows; never held during a write
 	now      *session   // what is sent goes under it; nil: no handshake has ended
@@ -112,7 +112,7 @@ type Datagrams struct {
 // NewDatagrams prepares the encryption over r and w, which stay the caller's to close, after Close. onePacket says of an error that it concerns one packet only; name stands in front
 // of messages.
 func NewDatagrams(r relay.Reader, w relay.Writer, onePacket func(error) bool, key *Key, log *relay.Log, name string) *Datagrams {
-	d := &Datagrams{r: r, w: w, key: key, log: log, name: name, in: relay.NewBatch(0), out: make([]byte, 0, relay.MaxPacket+Overhead),
+	d := &Datagrams{r: r, w: w, key: key, log: log, name: name,
 		kick: make(chan struct{}, 1), stop: make(chan struct{})}
 	d.one = func(err error) bool { return absent(err) || onePacket != nil && onePacket(err) }
 	d.keeper.Go(d.keep)
@@ -138,8 +138,9 @@ func (d *Datagrams) Handshake(ctx context.Context, role Role) error {
 			return err
 		}
 	}
+	buf := make([]byte, handshakeBuffer)
 	for {
-		p, err := d.next()
+		n, err := d.r.Read(buf)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -150,7 +151,7 @@ func (d *Datagrams) Handshake(ctx context.Context, role Role) error {
 		case err != nil:
 			continue
 		}
-		data, ok, err := d.take(nil, p)
+		data, ok, err := d.take(nil, buf[:n])
 		if err != nil {
 			return err
 		}
@@ -169,8 +170,15 @@ func (d *Datagrams) Handshake(ctx context.Context, role Role) error {
 	}
 }
 
+// handshakeBuffer is the size of the buffer for packets during the handshake, in bytes: who has not shown the key gets no more. A longer packet of data at its end is lost, as packets
+// may be.
+const handshakeBuffer = 2048
+
 // next returns the next packet from the wire. It is valid until the call after.
 func (d *Datagrams) next() ([]byte, error) {
+	if d.in == nil {
+		d.in = relay.NewBatch(0)
+	}
 	for d.at == d.in.Len() {
 		d.at = 0
 		d.in.Reset()
@@ -220,7 +228,7 @@ func (d *Datagrams) Read(p []byte) (int, error) {
 func (d *Datagrams) ReadBatch(b *relay.Batch) error {
 	for {
 		room := b.Room()
-		if room == nil || b.Len() > 0 && d.at == d.in.Len() {
+		if room == nil || b.Len() > 0 && (d.in == nil || d.at == d.in.Len()) {
 			return nil
 		}
 		if d.early != nil {
@@ -415,7 +423,9 @@ func (d *Datagrams) send(typ byte, p []byte) (int, error) {
 	out := append(d.out[:0], typ)
 	out = append(out, s.id[:]...)
 	out = binary.BigEndian.AppendUint64(out, counter)
+	out = slices.Grow(out, len(p)+tagLen)
 	out = s.send.seal(out, counter, p, out[:packetHead])
+	d.out = out
 	if _, err := d.w.Write(out); err != nil {
 		return 0, err
 	}

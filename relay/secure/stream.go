@@ -253,7 +253,7 @@ func (r *Reader) fill(length int) error {
 	switch {
 	case n > 0:
 		return nil
-	case err == io.EOF:
+	case err == io.EOF, errors.Is(err, unix.ECONNRESET):
 		r.err = errCutOff
 		r.release()
 		return r.err
