@@ -142,3 +142,16 @@ func TestNamespaceDeleted(t *testing.T) {
 		t.Errorf("exit status %d\n%s", status, p.output())
 	}
 }
+
+// A connection to a tunnel for which nothing comes is closed.
+func TestHandshakeTimeout(t *testing.T) {
+	l := newLab(t)
+	p := l.start(on(l.a, "tunsplice", "-d", "-d", "TCP-LISTEN:40839,reuseaddr,reconnect,handshake-timeout=0.3,hello-timeout=5", "TUN:172.0.0.1/24,iff-no-pi,up")...)
+	eventually(t, "the listener", func() bool { return strings.Contains(p.output(), "listening on") }, p.output)
+	c := l.connect(l.b, "10.74.68.1:40839")
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("the connection is not closed: %v", err)
+	}
+	eventually(t, "the log to say why", func() bool { return strings.Contains(p.output(), "handshake-timeout") }, p.output)
+}

@@ -27,7 +27,7 @@ const defaultHandshakeTimeout = 10 * time.Second
 const maxHandshakes = 512
 
 var optHandshakeTimeout = declare(kindDuration, Option{Name: "handshake-timeout", Groups: GPACKETS | GOPENSSL, Phase: PhConnected, Ours: true,
-	Doc: "with a key or TLS, how long a peer may take to show who it is, in seconds (default 10, with a key over datagrams, programs and standard streams no limit); 0 is no limit"})
+	Doc: "how long a peer may take to show who it is: with a key or TLS, and for the hello of a tunnel where many may connect; in seconds (default 10, with a key over datagrams, programs and standard streams no limit); 0 is no limit"})
 
 // handshake finds out by reading from an open endpoint and writing to it whether its peer is welcome, and returns the endpoint that is used from then on: the same or one around
 // it. With an error the caller closes ep. What waits in ep is interrupted once ctx ends.

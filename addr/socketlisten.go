@@ -257,6 +257,8 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 	}
 	if l.fork {
 		ep.Label += " " + peer.text()
+		// Beside others a connection that says nothing is only a burden. A single peer may take its time.
+		ep.SilentFor = optHandshakeTimeout.Or(l.b, defaultHandshakeTimeout)
 	}
 	ep.Env = peer.env(local.env(make([]string, 0, 4), "SOCK"), "PEER")
 	return ep, nil
