@@ -37,7 +37,11 @@ func connectionCases() []benchCase {
 
 // connect makes connections as fast as 8 clients can.
 func (b *bench) connect(p *program, t relayTask) ([]figure, error) {
-	s, err := b.serve("tcp", echo)
+	answer, err := b.receiver(p, t, echo)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.serve("tcp", answer)
 	if err != nil {
 		return nil, err
 	}

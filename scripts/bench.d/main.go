@@ -81,7 +81,7 @@ func main() {
 	list := flag.Bool("list", false, "list the cases and end")
 	jsonFile := flag.String("json", "", "write all samples and aims to this `file`")
 	plotFile := flag.String("plot", "", "write a page with bars to this `file`, HTML that needs nothing else")
-	seconds := flag.Float64("seconds", 2, "how long one measurement lasts, where it has no end of its own; whole seconds with iperf3, rounded up")
+	seconds := flag.Float64("seconds", 1.5, "how long one measurement lasts, where it has no end of its own; whole seconds with iperf3, rounded up")
 	flag.StringVar(&b.work, "work", "", "set by scripts/bench: directory with the built program")
 	flag.StringVar(&b.far, "far", "", "set by scripts/bench: name of the other namespace")
 	var extra []*program

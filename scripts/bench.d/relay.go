@@ -168,13 +168,9 @@ func (b *bench) relayed(p *program, t relayTask, connections int, twoWays bool) 
 		}
 		drain(c, &count)
 	}
-	receive := both
-	if t.tlsOut {
-		id, err := b.identity("near")
-		if err != nil {
-			return nil, err
-		}
-		receive = func(c net.Conn) { both(tlsServer(c, id)) }
+	receive, err := b.receiver(p, t, both)
+	if err != nil {
+		return nil, err
 	}
 	s, err := b.serve(t.to, receive)
 	if err != nil {
@@ -197,6 +193,18 @@ func (b *bench) relayed(p *program, t relayTask, connections int, twoWays bool) 
 		}
 	}
 	return b.throughput(p, relay, &count)
+}
+
+// receiver returns f, behind TLS where the connection comes with it: from the relay, or directly from the client.
+func (b *bench) receiver(p *program, t relayTask, f func(net.Conn)) (func(net.Conn), error) {
+	if !t.tlsOut && !(t.tlsIn && p.reference) {
+		return f, nil
+	}
+	id, err := b.identity("near")
+	if err != nil {
+		return nil, err
+	}
+	return func(c net.Conn) { f(tlsServer(c, id)) }, nil
 }
 
 func (b *bench) fileTCP(p *program) ([]figure, error) {

@@ -23,7 +23,7 @@ func (b *bench) relay(p *program, t relayTask, server string) (*proc, func() (ne
 		t.server = server
 		t.listen = b.listenAddress(t)
 		if p.reference {
-			t.listen, t.from, t.tlsIn = server, t.to, t.tlsOut
+			t.listen, t.from, t.tlsIn = server, t.to, t.tlsIn || t.tlsOut
 			return nil, t.dial, nil
 		}
 		relay, err := p.relay(b, t)
