@@ -23,6 +23,7 @@ type Bound struct {
 	settings     []setting
 	optionFailed func(error) // BindConfig.OptionFailed
 	key          *secure.Key // nil: none
+	tls          *tlsSetup   // of a TLS address: what its options come to; nil: there is no TLS
 }
 
 // setting is one option as given.

@@ -76,6 +76,7 @@ var valueForms = map[string]string{
 	"INT:INT": "=<request>:<number>", "INT:INTP": "=<request>:<number>", "INT:BIN": "=<request>:<data>", "INT:STRING": "=<request>:<text>",
 	"STRUCT-IP_MREQN": "=<group>:<interface>", "IP-MREQ-SOURCE": "=<group>:<interface>:<sender>",
 	"FRAMING": "=<framing>", "MIN:MAX": "[=<seconds>[:<seconds>]]", "ADDRESS": "=<address>", "ADDRESS/BITS": "=<address>/<bits>", "MAC": "=<mac-address>",
+	"FINGERPRINT": "=SHA256:<hex>", "RATE": "=<number>[/<seconds>]",
 	"NETWORK [via ADDRESS] [metric N]": "=<network>[ via <address>][ metric <n>]",
 }
 

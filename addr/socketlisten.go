@@ -251,9 +251,11 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 			return nil, err
 		}
 	}
-	ep, err := l.b.connectedEndpoint(f)
-	if err != nil {
-		return nil, err
+	ep := l.b.bareEndpoint(f)
+	if l.b.tls == nil {
+		if ep, err = l.b.connectedEndpoint(f); err != nil {
+			return nil, err
+		}
 	}
 	if l.fork {
 		ep.Label += " " + peer.text()

@@ -145,6 +145,9 @@ func (t *transport) connect(ctx context.Context, b *Bound, env *Env, family int)
 		if err != nil {
 			return nil, err
 		}
+		if b.tls != nil {
+			return shake(ctx, b.bareEndpoint(f), b.handshakeLimit(), b.tlsHandshake(env))
+		}
 		return b.connectedEndpoint(f)
 	})
 }
@@ -158,8 +161,16 @@ func (t *transport) listen(ctx context.Context, b *Bound, env *Env, family int) 
 		if err != nil {
 			return err
 		}
-		src, err = b.listen(env, fd)
-		return err
+		l, err := b.listen(env, fd)
+		switch {
+		case err != nil:
+			return err
+		case b.tls != nil:
+			src = b.withHandshake(env, l, b.tlsHandshake(env))
+		default:
+			src = l
+		}
+		return nil
 	})
 	return src, err
 }
