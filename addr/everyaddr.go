@@ -43,6 +43,9 @@ func (b *Bound) checkEvery() error {
 	if optFraming.Or(b, 0) == relay.FramingLink && b.Mode != ReadWrite {
 		return errors.New("framing=link needs both directions: the peer must be able to answer")
 	}
+	if err := b.hostsAccess().check(); err != nil {
+		return errors.Wrap(err, "option "+optTCPWrap.opt.Name)
+	}
 	if err := b.bindKey(); err != nil {
 		return err
 	}

@@ -239,6 +239,9 @@ func (h *handshaker) shake(ctx context.Context, a *attempt, ep *relay.Endpoint) 
 				more = fmt.Sprintf(" (and %d more peers were refused since the last such message)", held)
 			}
 			h.env.Log.Warnf("%s: peer refused: %s%s", peer, err, more)
+			if hint := Hint(err); hint != "" {
+				h.env.Log.Warnf("%s: hint: %s", peer, hint)
+			}
 		}
 		return
 	}

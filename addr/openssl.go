@@ -163,7 +163,7 @@ func (b *Bound) tlsHandshake(env *Env) handshake {
 		wire.first = nil
 		state := half.conn.ConnectionState()
 		env.Log.Infof("%s: TLS with %s: %s", b.Label(), wire.remote.text(), describeTLS(&state))
-		got, err := b.tlsEndpoint(half)
+		got, err := b.tlsEndpoint(half, env)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +174,7 @@ func (b *Bound) tlsHandshake(env *Env) handshake {
 }
 
 // tlsEndpoint makes an endpoint of a connection that has passed its handshake.
-func (b *Bound) tlsEndpoint(h *tlsHalf) (*relay.Endpoint, error) {
+func (b *Bound) tlsEndpoint(h *tlsHalf, env *Env) (*relay.Endpoint, error) {
 	var r relay.Reader
 	var w relay.Writer
 	if b.Mode&Read != 0 {
@@ -185,16 +185,7 @@ func (b *Bound) tlsEndpoint(h *tlsHalf) (*relay.Endpoint, error) {
 	}
 	closeAll := h.close
 	if b.Mode == Write {
-		over := make(chan struct{})
-		go func() {
-			defer close(over)
-			h.discard()
-		}()
-		closeAll = func() error {
-			err := h.close()
-			<-over
-			return err
-		}
+		closeAll = h.closeUnread(min(env.Linger, tlsFarewellTime))
 	}
 	ep, err := b.makeEndpointOf(r, w, h.wire.file, h.wire.file, closeAll)
 	if err != nil {

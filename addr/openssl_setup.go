@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -149,11 +150,11 @@ func (b *Bound) loadCertificate(s *tlsSetup) error {
 	if !keyGiven {
 		keyFile = file
 	}
-	certPEM, err := os.ReadFile(file)
+	certPEM, err := readLimited(file)
 	if err != nil {
 		return errors.Wrap(err, "option cert")
 	}
-	keyPEM, err := os.ReadFile(keyFile)
+	keyPEM, err := readLimited(keyFile)
 	if err != nil {
 		return errors.Wrap(err, "option key")
 	}
@@ -256,7 +257,7 @@ func (b *Bound) loadAuthorities(s *tlsSetup) error {
 
 // addAuthorities adds the certificates of a PEM file to a pool and returns their number.
 func addAuthorities(pool *x509.CertPool, file string) (n int, err error) {
-	text, err := os.ReadFile(file)
+	text, err := readLimited(file)
 	if err != nil {
 		return 0, err
 	}
@@ -275,6 +276,23 @@ func addAuthorities(pool *x509.CertPool, file string) (n int, err error) {
 		n++
 	}
 	return n, nil
+}
+
+// maxSetupFile bounds what is read of a file that an option names: enough for all authorities of the world.
+const maxSetupFile = 16 << 20
+
+// readLimited reads a file of at most maxSetupFile bytes; it may be a pipe, as <(command) of a shell is.
+func readLimited(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSetupFile+1))
+	if err == nil && len(text) > maxSetupFile {
+		err = errors.Errorf("%s: has more than %d bytes", path, maxSetupFile)
+	}
+	return text, err
 }
 
 // advise logs the warnings about the options.

@@ -232,19 +232,44 @@ func (h *tlsHalf) close() error {
 	return h.wire.Close()
 }
 
-// discard reads and drops what comes for an address that is only written to: tickets and key updates of TLS 1.3 are not for the session, but a refusal ends it. It returns when the
-// connection ends.
+// closeUnread is close for an address that is only written to. Somebody has to read nevertheless: a client of TLS 1.3 is through with its handshake before the server has looked at its
+// certificate, and a socket that is closed with tickets unread in it resets the connection under what was sent last. The function that is returned gives the peer some time to
+// answer the farewell, and returns the error with which the peer has refused us.
+func (h *tlsHalf) closeUnread(patience time.Duration) func() error {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		h.discard()
+	}()
+	return func() error {
+		h.wire.closing.Store(true)
+		if !h.silent && h.conn.CloseWrite() == nil {
+			t := time.NewTimer(patience)
+			defer t.Stop()
+			select {
+			case <-over:
+			case <-t.C:
+			}
+		}
+		err := h.close()
+		<-over
+		if said, ok := h.lost.Load().(error); ok {
+			return said
+		}
+		return err
+	}
+}
+
+// discard reads until the connection ends, and drops what comes. A refusal ends what is being written.
 func (h *tlsHalf) discard() {
 	buf := make([]byte, 4<<10)
 	for {
 		_, err := h.conn.Read(buf)
-		switch {
-		case err == nil:
-		case err == io.EOF, errors.Is(err, os.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
-			return
-		default:
+		if alertOf(err) != "" {
 			h.lost.Store(h.setup.explainTransfer(err))
 			h.wire.SetWriteDeadline(time.Unix(1, 0))
+		}
+		if err != nil {
 			return
 		}
 	}

@@ -88,30 +88,36 @@ type peerFilter struct {
 	within     *addrRange // nil: any
 	sourcePort int        // -1: any
 	low        bool
+	hosts      *hostsAccess // nil: the tables are not asked
+	program    string       // our name, as the tables may have it
 }
 
 // peerFilter returns the filter of an address that waits for peers, nil if every peer is welcome.
-func (b *Bound) peerFilter() *peerFilter {
-	f := &peerFilter{sourcePort: optSourcePort.Or(b, -1), low: optLowPort.Or(b, false)}
+func (b *Bound) peerFilter(env *Env) *peerFilter {
+	f := &peerFilter{sourcePort: optSourcePort.Or(b, -1), low: optLowPort.Or(b, false), hosts: b.hostsAccess(), program: env.Program}
 	if r, ok := optRange.Get(b); ok {
 		f.within = &r
 	}
-	if f.within == nil && f.sourcePort < 0 && !f.low {
+	if f.within == nil && f.sourcePort < 0 && !f.low && f.hosts == nil {
 		return nil
 	}
 	return f
 }
 
 // rangeFilter returns the filter of an address whose options about ports mean its own one.
-func (b *Bound) rangeFilter() *peerFilter {
+func (b *Bound) rangeFilter(env *Env) *peerFilter {
+	f := &peerFilter{sourcePort: -1, hosts: b.hostsAccess(), program: env.Program}
 	if r, ok := optRange.Get(b); ok {
-		return &peerFilter{within: &r, sourcePort: -1}
+		f.within = &r
 	}
-	return nil
+	if f.within == nil && f.hosts == nil {
+		return nil
+	}
+	return f
 }
 
 // refuses returns the name of the option that refuses the peer, "" if it is welcome.
-func (f *peerFilter) refuses(peer *sockaddr) string {
+func (f *peerFilter) refuses(log *relay.Log, peer *sockaddr) string {
 	switch {
 	case f == nil:
 	case f.within != nil && !f.within.holds(peer.ip()):
@@ -120,6 +126,8 @@ func (f *peerFilter) refuses(peer *sockaddr) string {
 		return optSourcePort.opt.Name
 	case f.low && peer.port() >= 1024:
 		return optLowPort.opt.Name
+	case f.hosts != nil && !f.hosts.lets(log, f.program, peer):
+		return optTCPWrap.opt.Name
 	}
 	return ""
 }
@@ -129,7 +137,7 @@ func (f *peerFilter) admit(log *relay.Log, what string, peer *sockaddr) bool {
 	if f == nil {
 		return true
 	}
-	if opt := f.refuses(peer); opt != "" {
+	if opt := f.refuses(log, peer); opt != "" {
 		log.Warnf("refusing %s from %s due to %s option", what, peer, opt)
 		return false
 	}
@@ -145,7 +153,7 @@ func (f *peerFilter) forPackets(log *relay.Log) func(from *sockaddr) bool {
 	}
 	var last sockaddr
 	return func(from *sockaddr) bool {
-		opt := f.refuses(from)
+		opt := f.refuses(log, from)
 		if opt == "" {
 			return true
 		}

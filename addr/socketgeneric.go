@@ -94,7 +94,7 @@ var _ = addType(Type{
 	Check: checkGeneric,
 	Open: func(_ context.Context, b *Bound, env *Env) (Source, error) {
 		s, remote := b.genericSpec()
-		return oneOf(b.sendTo(env, s, remote, b.genericBind(s.family), b.rangeFilter().forPackets(env.Log), true))
+		return oneOf(b.sendTo(env, s, remote, b.genericBind(s.family), b.rangeFilter(env).forPackets(env.Log), true))
 	},
 })
 

@@ -80,6 +80,7 @@ type waiting struct {
 	file    *relay.File
 	raw     syscall.RawConn
 	filter  *peerFilter
+	rate    *sourceRate // nil: any
 	fork    bool
 	timeout time.Duration // of each wait, 0: none
 	running *sessions
@@ -99,7 +100,7 @@ func (b *Bound) newWaiting(env *Env, fd int) (*waiting, error) {
 		f.Close()
 		return nil, err
 	}
-	return &waiting{b: b, env: env, file: f, raw: raw, filter: b.peerFilter(), fork: b.serves(), timeout: optAcceptTimeout.Or(b, 0),
+	return &waiting{b: b, env: env, file: f, raw: raw, filter: b.peerFilter(env), rate: b.newSourceRate(), fork: b.serves(), timeout: optAcceptTimeout.Or(b, 0),
 		running: b.newSessions()}, nil
 }
 
@@ -231,7 +232,7 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 	local, err := getsockname(fd)
 	if err == nil {
 		l.env.Log.Noticef("accepting connection from %s on %s", peer, &local)
-		if !l.filter.admit(l.env.Log, "connection", peer) {
+		if !l.filter.admit(l.env.Log, "connection", peer) || !l.rate.admit(l.env.Log, fd, peer) {
 			unix.Close(fd)
 			return nil, nil
 		}

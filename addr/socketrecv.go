@@ -52,7 +52,7 @@ func (b *Bound) receive(env *Env, fd int) (*relay.Endpoint, error) {
 		return nil, err
 	}
 	p := newPacketSocket(f, socketType(fd))
-	p.admit = b.peerFilter().forPackets(env.Log)
+	p.admit = b.peerFilter(env).forPackets(env.Log)
 	return b.packetEndpoint(p)
 }
 

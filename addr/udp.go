@@ -90,7 +90,7 @@ func (t *transport) sendToPeer(onlyPeer bool) func(context.Context, *Bound, *Env
 			bind, err := b.clientBind(ctx, env, t, s.family)
 			var ep *relay.Endpoint
 			if err == nil {
-				admit := b.rangeFilter().forPackets(env.Log)
+				admit := b.rangeFilter(env).forPackets(env.Log)
 				if onlyPeer {
 					admit = func(from *sockaddr) bool { return *from == peers[i] }
 				}

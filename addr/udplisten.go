@@ -82,7 +82,7 @@ func (l *udpListener) Next(ctx context.Context) (*relay.Endpoint, error) {
 			continue
 		}
 		l.env.Log.Noticef("accepting UDP connection from %s", &first.from)
-		if !l.filter.admit(l.env.Log, "connection", &first.from) {
+		if !l.filter.admit(l.env.Log, "connection", &first.from) || !l.rate.admit(l.env.Log, -1, &first.from) {
 			continue
 		}
 		ep, err := l.session(first)
