@@ -136,7 +136,7 @@ var _ = addType(Type{
 
 // tlsHandshake is the handshake of either side: ep is a socket as bareEndpoint has it.
 func (b *Bound) tlsHandshake(env *Env) handshake {
-	return func(_ context.Context, ep *relay.Endpoint) (*relay.Endpoint, error) {
+	return func(ctx context.Context, ep *relay.Endpoint) (*relay.Endpoint, error) {
 		file, ok := ep.R.(*relay.File)
 		if !ok {
 			return nil, errors.New("TLS needs a socket")
@@ -158,6 +158,9 @@ func (b *Bound) tlsHandshake(env *Env) handshake {
 			half.conn = tls.Client(wire, b.tls.config)
 		}
 		if err := half.conn.Handshake(); err != nil {
+			if b.tls.server && alertOf(err) == "" {
+				wire.letRead(ctx)
+			}
 			return nil, b.tls.explainHandshake(err, wire)
 		}
 		wire.first = nil

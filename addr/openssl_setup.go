@@ -173,6 +173,8 @@ func (b *Bound) loadCertificate(s *tlsSetup) error {
 		return errors.Errorf("certificate %s: %s", file, text)
 	}
 	s.config.Certificates = []tls.Certificate{cert}
+	// As OpenSSL does, a client shows its certificate also if it is from none of the authorities that the server lists: so the server can say what is wrong with it.
+	s.config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
 	switch now := time.Now(); {
 	case now.After(cert.Leaf.NotAfter):
 		s.advice = append(s.advice, "the own certificate "+file+" expired on "+day(cert.Leaf.NotAfter)+": peers will refuse it")

@@ -1,6 +1,7 @@
 package addr
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -109,6 +110,19 @@ func (w *tlsWire) flush() error {
 	tlsGatherBuffers.Put(w.held)
 	w.held = nil
 	return err
+}
+
+// letRead gives the peer a moment to read why it is refused: if the socket were closed over bytes that it has sent, the connection would be reset and the alert lost.
+func (w *tlsWire) letRead(ctx context.Context) {
+	const most = 256 << 10
+	if w.cut.Load() || ctx.Err() != nil || w.file.Shutdown() != nil {
+		return
+	}
+	w.file.SetReadDeadline(time.Now().Add(tlsFarewellTime))
+	if ctx.Err() != nil { // it may have ended before the deadline was set
+		return
+	}
+	io.CopyN(io.Discard, w.file, most)
 }
 
 // Close implements net.Conn.
@@ -265,7 +279,7 @@ func (h *tlsHalf) discard() {
 	buf := make([]byte, 4<<10)
 	for {
 		_, err := h.conn.Read(buf)
-		if alertOf(err) != "" {
+		if err != nil && err != io.EOF && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			h.lost.Store(h.setup.explainTransfer(err))
 			h.wire.SetWriteDeadline(time.Unix(1, 0))
 		}
