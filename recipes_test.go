@@ -13,15 +13,21 @@ var recipeBlock = regexp.MustCompile("(?s)```sh\n(.*?)```\n(?:```output\n(.*?)``
 
 // The recipes run as they are printed, each in a network and mount namespace of its own.
 func TestRecipes(t *testing.T) {
+	for _, page := range []string{"docs/recipes.md", "docs/tls.md"} {
+		t.Run(page, func(t *testing.T) { runRecipes(t, page) })
+	}
+}
+
+func runRecipes(t *testing.T, page string) {
 	if os.Geteuid() != 0 {
 		t.Skip("the recipes are for root")
 	}
-	text, err := os.ReadFile("docs/recipes.md")
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
 	blocks := recipeBlock.FindAllStringSubmatch(string(text), -1)
-	if len(blocks) < 5 {
+	if len(blocks) < 4 {
 		t.Fatalf("only %d recipes found", len(blocks))
 	}
 	// /run/netns of its own, and whatever a recipe leaves running ends with it.
@@ -33,9 +39,9 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 	for _, b := range blocks {
 		name := strings.SplitN(b[1], "\n", 2)[0]
 		t.Run(name, func(t *testing.T) {
-			if strings.Contains(b[1], "vde_switch") {
-				if _, err := exec.LookPath("vde_switch"); err != nil {
-					t.Skip("vde_switch is not installed")
+			for _, program := range []string{"vde_switch", "openssl"} {
+				if _, err := exec.LookPath(program); err != nil && strings.Contains(b[1], program+" ") {
+					t.Skip(program + " is not installed")
 				}
 			}
 			cmd := exec.Command("timeout", "-k", "5", "40", "unshare", "--net", "--mount", "bash", "-c", around+b[1])

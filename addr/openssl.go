@@ -143,6 +143,9 @@ func (b *Bound) tlsHandshake(env *Env) handshake {
 		}
 		wire := &tlsWire{file: file}
 		err := onFile(file, func(fd int) (err error) {
+			if err := b.guard(fd); err != nil {
+				return err
+			}
 			if wire.local.sockaddr, err = getsockname(fd); err == nil {
 				wire.remote.sockaddr, err = getpeername(fd)
 			}
@@ -195,7 +198,7 @@ func (b *Bound) tlsEndpoint(h *tlsHalf, env *Env) (*relay.Endpoint, error) {
 		return nil, err
 	}
 	ep.CanAnswer = b.Mode == ReadWrite
-	return ep, nil
+	return b.watched(ep, h.wire.file)
 }
 
 // bareEndpoint makes an endpoint of a connected socket without the options that belong on top of what will be spoken on it.
@@ -203,7 +206,11 @@ func (b *Bound) bareEndpoint(f *relay.File) *relay.Endpoint {
 	return &relay.Endpoint{Label: b.Label(), R: f, W: f, Close: f.Close}
 }
 
-// handshakeLimit is the time that a peer has.
+// handshakeLimit is the time that the peer of a connection that we made has. Where connections are made again and again, a dead one must not hold up the next for long.
 func (b *Bound) handshakeLimit() time.Duration {
-	return optHandshakeTimeout.Or(b, defaultHandshakeTimeout)
+	limit := defaultHandshakeTimeout
+	if short := b.attemptTime(); short > 0 {
+		limit = short
+	}
+	return optHandshakeTimeout.Or(b, limit)
 }
