@@ -21,7 +21,7 @@ var (
 	optMaxChildren = declare(kindInt, Option{Name: "max-children", Aliases: "maxchildren", Groups: GCHILD, Phase: PhPastaccept,
 		Doc: "with fork, the number of sessions at the same time (default no limit); further peers wait in the queue"})
 	optBacklog = declare(kindInt, Option{Name: "backlog", Groups: GLISTEN, Phase: PhListen,
-		Doc: "number of connections that may wait to be accepted (default 5, with fork, reconnect or a key 128)"})
+		Doc: "number of connections that may wait to be accepted (default 5, with fork, reconnect, a key or TLS 128)"})
 	optAcceptTimeout = declare(kindDuration, Option{Name: "accept-timeout", Aliases: "listen-timeout", Groups: GLISTEN, Phase: PhListen,
 		Doc: "end with status 0 if no peer came within this time in seconds (default: wait for ever)"})
 )
@@ -170,7 +170,7 @@ func (w *waiting) localAddress() (local sockaddr) {
 
 // defaultBacklog is socat's for a single peer. A server is not to be closed to honest peers by a burst of others: a full queue costs them a second.
 func (b *Bound) defaultBacklog() int {
-	if b.serves() || b.key != nil {
+	if b.serves() || b.key != nil || b.tls != nil {
 		return 128
 	}
 	return 5
