@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -74,6 +75,8 @@ func (p *invocation) findStarter() error {
 	if err := nullOver(2); err != nil {
 		return err
 	}
+	// We were started by the name of /proc/self/exe: ps(1) shall show the right one. It is only a name.
+	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	p.starter = &starter{pipe: os.NewFile(uintptr(fd), "pipe to the starter"), stderr: os.NewFile(uintptr(dup), "standard error"), sink: p.sink}
 	p.sink.redirect(os.Stderr, p.starter.stderr)
 	return nil
@@ -93,16 +96,20 @@ func (s *starter) ready(log *relay.Log) {
 	s.stderr.Close()
 }
 
-// reason tells the starter's user why it fails, if the log goes elsewhere.
-func (s *starter) reason(err error) {
-	if s == nil || s.told || s.sink.goesTo(s.stderr) {
+// tellReason tells the user of --background on standard error why the program fails, if the log goes elsewhere.
+func (p *invocation) tellReason(err error) {
+	place := os.Stderr
+	if s := p.starter; s != nil {
+		place = s.stderr
+	}
+	if !p.Background || p.starter != nil && p.starter.told || p.sink.goesTo(place) {
 		return
 	}
 	text := relay.ErrorText(err)
 	if hint := addr.Hint(err); hint != "" {
 		text += "; hint: " + hint
 	}
-	fmt.Fprintf(s.stderr, "%s", s.sink.stderrLine(text))
+	fmt.Fprintf(place, "%s", p.sink.stderrLine(text))
 }
 
 // startServer starts the program again and waits until it is ready. It returns the exit status.

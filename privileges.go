@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -66,6 +67,30 @@ func (p *invocation) checkPrivileges(left, right *addr.Address) error {
 // openedForEach says whether an address is opened anew for each peer of the other one.
 func openedForEach(a, left, right *addr.Address) bool {
 	return a == right && left.Forks() || a == left && right.Forks()
+}
+
+// explain says what is given up; "" if nothing is.
+func (v *privileges) explain() string {
+	var words []string
+	if v.Root != "" {
+		words = append(words, "has the root directory "+v.Root)
+	}
+	switch {
+	case v.Account != nil:
+		words = append(words, "is user "+v.Account.Name)
+	case v.UID != nil:
+		words = append(words, "is user "+strconv.Itoa(*v.UID))
+	}
+	if v.GID != nil && v.Account == nil {
+		words = append(words, "is of group "+strconv.Itoa(*v.GID))
+	}
+	if v.drop {
+		words = append(words, "has the capabilities "+capNames(v.keep))
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "after set-up the process " + strings.Join(words, ", ")
 }
 
 // giveUpPrivileges does it, the first time it is called; later calls return the same.

@@ -83,7 +83,7 @@ func (p *invocation) fail(err error) int {
 	if hint := addr.Hint(err); hint != "" {
 		p.log.Warnf("hint: %s", hint)
 	}
-	p.starter.reason(err)
+	p.tellReason(err)
 	p.log.Noticef("exit(1)")
 	return 1
 }
@@ -411,3 +411,5 @@ type hinted struct {
 
 // Hint says how to cure the error.
 func (h hinted) Hint() string { return h.hint }
+
+func (h hinted) Unwrap() error { return h.error }
