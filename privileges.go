@@ -44,6 +44,9 @@ func (p *invocation) checkPrivileges(left, right *addr.Address) error {
 	for _, a := range []*addr.Address{left, right} {
 		p.privileges.keep |= a.LaterCaps(again || openedForEach(a, left, right))
 	}
+	if p.Drop && onAllThreads(unix.SYS_GETPID, 0, 0, 0, 0) != nil {
+		return hinted{errors.New("--drop: this program was built with cgo, in which a Go program can't change all its threads"), "build it with CGO_ENABLED=0"}
+	}
 	if id.ChangesUser() && !effectiveCaps().Has(unix.CAP_SETUID) {
 		return hinted{errors.New("options su, su-d, setuid and setgid: this process may not become another user"), "run it as root"}
 	}
@@ -177,10 +180,7 @@ func chroot(dir string) error {
 //go:uintptrescapes
 func onAllThreads(call, a, b, c, d uintptr) error {
 	_, _, e := syscall.AllThreadsSyscall6(call, a, b, c, d, 0, 0)
-	if e == syscall.ENOTSUP {
-		if call != unix.SYS_FCHDIR && call != unix.SYS_CHROOT {
-			return errors.New("not possible in a build with cgo")
-		}
+	if e == syscall.ENOTSUP && (call == unix.SYS_FCHDIR || call == unix.SYS_CHROOT) {
 		_, _, e = syscall.Syscall(call, a, b, c)
 	}
 	if e != 0 {

@@ -11,14 +11,18 @@ import (
 
 var recipeBlock = regexp.MustCompile("(?s)```sh\n(.*?)```\n(?:```output\n(.*?)```)?")
 
-// The recipes run as they are printed, each in a network and mount namespace of its own.
+// The recipes, and the examples for scripts, run as they are printed, each in a network and mount namespace of its own.
 func TestRecipes(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("the recipes are for root")
 	}
-	text, err := os.ReadFile("docs/recipes.md")
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, page := range []string{"docs/recipes.md", "docs/scripts.md"} {
+		more, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, more...)
 	}
 	blocks := recipeBlock.FindAllStringSubmatch(string(text), -1)
 	if len(blocks) < 5 {
