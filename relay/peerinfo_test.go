@@ -34,7 +34,7 @@ func TestUp(t *testing.T) {
 		{"link", TAP, unix.SOCK_STREAM, FramingAuto, true, PeerInfo{Framing: "link", MTU: 1500, Software: Software, Framed: true}},
 		{"nobody answers", TUN, unix.SOCK_STREAM, FramingAuto, false, PeerInfo{Framing: "none"}},
 		{"qemu", TAP, unix.SOCK_STREAM, FramingQemu, false, PeerInfo{Framing: "qemu", Framed: true}},
-		{"datagrams", TUN, unix.SOCK_DGRAM, FramingAuto, true, PeerInfo{Framing: "none", MTU: 1500, Software: Software, Framed: true}},
+		{"datagrams", TUN, unix.SOCK_DGRAM, FramingAuto, true, PeerInfo{Framing: "link", MTU: 1500, Software: Software, Framed: true}},
 		{"datagrams, nobody answers", TUN, unix.SOCK_DGRAM, FramingAuto, false, PeerInfo{Framing: "none", Framed: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
