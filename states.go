@@ -121,6 +121,9 @@ func (p *progress) connected(left, right *relay.Endpoint) {
 		}
 	}
 	p.reach(addr.StateConnected, vars...)
+	if left.Authenticated || right.Authenticated { // before the endpoint was handed out; a session begins with being connected all the same
+		p.reach(addr.StateAuthenticated)
+	}
 }
 
 // up is relay.Config.Up.
