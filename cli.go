@@ -36,6 +36,7 @@ type commandLine struct {
 	ProgramName string   `name:"program-name" group:"Log" placeholder:"NAME" help:"name in log lines, and in capitals the prefix of variables for programs"`
 	Micros      bool     `name:"microseconds" group:"Log" help:"microseconds in the log's time stamps"`
 	HostName    bool     `name:"host-name" group:"Log" help:"host name in log lines (variable HOSTNAME, else the system's)"`
+	LogFormat   string   `name:"log-format" enum:"text,json" default:"text" group:"Log" placeholder:"text|json" help:"json: one JSON object an event, states and statistics among them"`
 	Descriptors bool     `name:"descriptors" group:"Log" help:"log the properties of the descriptors before the transfer"`
 
 	DumpText bool   `name:"dump-text" group:"Look at the data" help:"show data as text on standard error"`
@@ -55,7 +56,14 @@ type commandLine struct {
 	Lock         string     `name:"lock" group:"Behaviour" placeholder:"FILE" help:"make this lock file, or give up if it exists"`
 	WaitLock     string     `name:"wait-lock" group:"Behaviour" placeholder:"FILE" help:"make this lock file, wait while it exists"`
 	IPVersion    string     `name:"ip-version" enum:",0,4,6" default:"" group:"Behaviour" placeholder:"0|4|6" help:"IP version to listen on and to prefer among a host's addresses, where the address does not say; 0: none (default 4)"`
+	Drop         bool       `name:"drop" group:"Behaviour" help:"after set-up drop all capabilities but those still needed, and let no program gain new ones"`
 	Experimental bool       `name:"experimental" group:"Behaviour" help:"for command lines of socat: everything works without it"`
+
+	ReadyFD    descriptor `name:"ready-fd" default:"-1" group:"Follow from a script" placeholder:"N" help:"when ready write the line \"ready\" to this descriptor and close it"`
+	ReadyFile  string     `name:"ready-file" group:"Follow from a script" placeholder:"PATH" help:"make this file when ready; it is removed at the end, and at the start if it was left behind"`
+	PIDFile    string     `name:"pid-file" group:"Follow from a script" placeholder:"PATH" help:"write the process id to this file at the start, or give up if a running process holds it; removed at the end"`
+	OnState    string     `name:"on-state" group:"Follow from a script" placeholder:"CMD" help:"run this program at each change of state, with STATE, IFACE, MTU, ADDR, PEER and FRAMING in its environment"`
+	Background bool       `name:"background" group:"Follow from a script" help:"go on in the background: return 0 when ready, else another status with the reason on standard error"`
 
 	Relay struct {
 		Addresses []string `arg:"" optional:"" name:"address"`
@@ -279,6 +287,23 @@ type seconds time.Duration
 func (s *seconds) UnmarshalText(text []byte) error {
 	d, err := addr.ParseSeconds(string(text))
 	*s = seconds(d)
+	return err
+}
+
+// descriptor is a flag's number of an inherited descriptor, -1 for none.
+type descriptor int
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *descriptor) UnmarshalText(text []byte) error {
+	if string(text) == "-1" { // the default
+		*d = -1
+		return nil
+	}
+	n, err := parseNumber(string(text))
+	if err == nil && (n < 0 || n > 1<<20) {
+		err = errors.New("wanted the number of an open descriptor")
+	}
+	*d = descriptor(n)
 	return err
 }
 

@@ -36,6 +36,9 @@ func (p *invocation) explain(w io.Writer, left, right *addr.Address) error {
 	default:
 		fmt.Fprintf(b, "  the left address is opened first, the right one when the left has its peer\n")
 	}
+	if text := p.privileges.explain(); text != "" {
+		fmt.Fprintf(b, "  %s\n", text)
+	}
 	if p.Idle > 0 {
 		fmt.Fprintf(b, "  the session ends after %s without traffic\n", time.Duration(p.Idle))
 	}

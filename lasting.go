@@ -129,7 +129,7 @@ func (l *lasting) mac() net.HardwareAddr {
 
 // open opens the device.
 func (l *lasting) open(ctx context.Context) error {
-	env := l.p.env(nil, l.p.log, true)
+	env := l.p.env(nil, l.p.log, l.p.states.program, true)
 	env.MAC = l.mac()
 	src, err := l.dev.Open(ctx, env)
 	if err != nil {
@@ -202,7 +202,7 @@ func (l *lasting) dial(ctx context.Context) error {
 
 // connect opens the way once.
 func (l *lasting) connect(ctx context.Context) (*relay.Endpoint, addr.Source, error) {
-	src, err := l.way.Open(ctx, l.p.env(l.kept.Endpoint().Env, l.p.log, true))
+	src, err := l.way.Open(ctx, l.p.env(l.kept.Endpoint().Env, l.p.log, l.p.states.program, true))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -236,12 +236,17 @@ func (l *lasting) complain(err error) {
 
 // serve accepts connection after connection.
 func (l *lasting) serve(ctx context.Context) error {
-	env := l.p.env(l.kept.Endpoint().Env, l.p.log, true)
+	env := l.p.env(l.kept.Endpoint().Env, l.p.log, l.p.states.program, true)
 	env.Tunnel = true
 	src, err := l.way.Open(ctx, env)
 	if err != nil {
 		return err
 	}
+	if err := l.p.giveUpPrivileges(); err != nil {
+		src.Close()
+		return err
+	}
+	l.p.states.opened()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var running sync.WaitGroup
@@ -297,7 +302,8 @@ func (l *lasting) session(ctx context.Context, ep *relay.Endpoint, log *relay.Lo
 	if l.swapped {
 		left, right = dev, ep
 	}
-	err = l.p.transferWith(ctx, left, right, log, serving, func(c *relay.Config) {
+	following := l.p.states.session(ep.Label, serving)
+	err = l.p.transferWith(ctx, left, right, log, following, serving, func(c *relay.Config) {
 		c.Identity = l.identity
 		c.Admit = func(info relay.PeerInfo) error {
 			if err := l.admit(ctx, me, info); err != nil {

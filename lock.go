@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -12,7 +13,10 @@ import (
 )
 
 // lockFile is a file that says by being there that the program runs. It holds the process id in decimal, without a newline, as socat's does.
-type lockFile struct{ path string }
+type lockFile struct {
+	path string
+	dir  *os.Root // where it lies, also after a change of the root directory
+}
 
 // lockPoll is how often a lock that somebody else holds is tried again.
 const lockPoll = time.Second
@@ -30,8 +34,9 @@ func (p *invocation) takeLock(ctx context.Context) error {
 		err := makeLock(path)
 		switch {
 		case err == nil:
-			p.lock = &lockFile{path}
-			return nil
+			dir, err := os.OpenRoot(filepath.Dir(path))
+			p.lock = &lockFile{path, dir}
+			return err
 		case !os.IsExist(err):
 			return errors.Wrapf(unwrapPath(err), "lock %s", path)
 		case !wait:
@@ -81,7 +86,7 @@ func (l *lockFile) remove() error {
 	if l == nil {
 		return nil
 	}
-	if err := os.Remove(l.path); err != nil && !os.IsNotExist(err) {
+	if err := l.dir.Remove(filepath.Base(l.path)); err != nil && !os.IsNotExist(err) {
 		return errors.Wrapf(unwrapPath(err), "remove lock %s", l.path)
 	}
 	return nil

@@ -11,9 +11,9 @@ import (
 
 var recipeBlock = regexp.MustCompile("(?s)```sh\n(.*?)```\n(?:```output\n(.*?)```)?")
 
-// The recipes run as they are printed, each in a network and mount namespace of its own.
+// The recipes, and the examples for scripts, run as they are printed, each in a network and mount namespace of its own.
 func TestRecipes(t *testing.T) {
-	for _, page := range []string{"docs/recipes.md", "docs/tls.md"} {
+	for _, page := range []string{"docs/recipes.md", "docs/tls.md", "docs/scripts.md"} {
 		t.Run(page, func(t *testing.T) { runRecipes(t, page) })
 	}
 }

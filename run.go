@@ -26,6 +26,12 @@ type invocation struct {
 	transferWait, forkWait time.Duration
 	rawLeft, rawRight      *os.File // copies whose names are the same for all sessions; nil: none, or one for each session
 	childFailed            atomic.Bool
+
+	states     *states  // nil until the addresses are being opened
+	starter    *starter // nil: not started by --background
+	pidFile    *pidFile // nil: none
+	hookArgs   []string // the program of --on-state, nil: none
+	privileges privileges
 }
 
 // run is the whole program. It returns the exit status.
@@ -33,7 +39,10 @@ func run(argv []string) int {
 	var c commandLine
 	command, mistake := parseArgs(&c, argv[1:])
 	p := &invocation{commandLine: &c, sink: newLogSink(&c, argv[0])}
-	p.log = relay.NewLog(logLevel(c.Level), p.sink.write)
+	p.log = relay.NewRecordLog(logLevel(c.Level), p.sink.record)
+	if err := p.findStarter(); err != nil {
+		return p.fail(err)
+	}
 	if len(c.Log) > 0 {
 		if err := p.sink.open(c.Log[len(c.Log)-1]); err != nil {
 			return p.fail(err)
@@ -55,7 +64,9 @@ func run(argv []string) int {
 	case command == "keygen":
 		return p.shown(keygen(c.Keygen.File))
 	}
-	return p.relay(c.Relay.Addresses)
+	status := p.relay(c.Relay.Addresses, argv)
+	p.sink.ended()
+	return status
 }
 
 // shown ends a run that only had to print something.
@@ -72,12 +83,13 @@ func (p *invocation) fail(err error) int {
 	if hint := addr.Hint(err); hint != "" {
 		p.log.Warnf("hint: %s", hint)
 	}
+	p.tellReason(err)
 	p.log.Noticef("exit(1)")
 	return 1
 }
 
-// relay joins the two addresses of the command line.
-func (p *invocation) relay(args []string) int {
+// relay joins the two addresses of the command line. argv is the whole of it, for starting the program again.
+func (p *invocation) relay(args, argv []string) int {
 	if len(args) != 2 {
 		hint := "the form is: tunsplice [options] ADDRESS ADDRESS, as in: tunsplice - TCP:www.example.org:80"
 		if len(args) > 2 {
@@ -95,8 +107,14 @@ func (p *invocation) relay(args []string) int {
 	if p.Explain {
 		return p.shown(p.explain(os.Stdout, left, right))
 	}
+	if p.Background && p.starter == nil {
+		return p.startServer(argv)
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	if err := p.prepareStates(cancel); err != nil {
+		return p.fail(err)
+	}
 	p.watchSignals(cancel)
 
 	err = p.takeLock(ctx)
@@ -107,16 +125,21 @@ func (p *invocation) relay(args []string) int {
 		err = p.join(ctx, left, right)
 	}
 	p.closeRawCopies()
-	if lerr := p.lock.remove(); err == nil {
+	if lerr := p.removeFiles(); err == nil {
 		err = lerr
 	}
-	return p.status(ctx, err)
+	status := p.status(ctx, err)
+	p.states.closed(status)
+	return status
 }
 
 // status returns the exit status after the transfer, and logs it.
 func (p *invocation) status(ctx context.Context, err error) int {
 	var sig signalled
+	var unheard notReady
 	switch {
+	case errors.As(context.Cause(ctx), &unheard):
+		return p.fail(unheard)
 	case errors.As(context.Cause(ctx), &sig):
 		p.log.Noticef("exit(%d)", sig.status())
 		return sig.status()
@@ -181,6 +204,9 @@ func (p *invocation) bind(args []string) (left, right *addr.Address, err error) 
 			return nil, nil, err
 		}
 	}
+	if err := p.checkFollowing(left, right); err != nil {
+		return nil, nil, err
+	}
 	if left.Forks() && right.Forks() {
 		return nil, nil, hinted{errors.Errorf("%q and %q: only one of the addresses can have option fork", left.Text, right.Text), "each peer of the one is joined to the other, opened anew for it"}
 	}
@@ -188,8 +214,8 @@ func (p *invocation) bind(args []string) (left, right *addr.Address, err error) 
 }
 
 // env returns what openers need to know.
-func (p *invocation) env(peer []string, log *relay.Log, forked bool) *addr.Env {
-	e := &addr.Env{Log: log, Program: p.sink.name, Version: version, ResolveIP: p.resolveIP, ListenIP: p.listenIP, PeerEnv: peer, Linger: time.Duration(p.Linger)}
+func (p *invocation) env(peer []string, log *relay.Log, pr *progress, forked bool) *addr.Env {
+	e := &addr.Env{Log: log, Program: p.sink.name, Version: version, ResolveIP: p.resolveIP, ListenIP: p.listenIP, PeerEnv: peer, Linger: time.Duration(p.Linger), State: pr.reach}
 	if forked {
 		e.ChildFailed = func(int) {} // logged; the status of a server is not that of one of its sessions
 	} else {
@@ -213,12 +239,19 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	if right.Forks() {
 		outer, inner, swapped = right, left, true
 	}
-	env := p.env(nil, p.log, false)
+	env := p.env(nil, p.log, p.states.program, false)
 	env.Tunnel = inner.IsDevice()
 	src, err := outer.Open(ctx, env)
 	if err != nil {
 		return err
 	}
+	if src.Many() {
+		if err := p.giveUpPrivileges(); err != nil {
+			src.Close()
+			return err
+		}
+	}
+	p.states.opened()
 	if !src.Many() {
 		ep, err := src.Next(ctx)
 		if err == nil {
@@ -266,12 +299,16 @@ func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *add
 			return err
 		}
 	}
-	env := p.env(ep.Env, log, forked)
+	following := p.states.session(ep.Label, forked)
+	env := p.env(peerEnv(ep), log, following, forked)
 	env.Tunnel = device
 	src, err := inner.Open(ctx, env)
 	if err != nil {
 		closeUnused(ep, log)
 		return err
+	}
+	if !forked {
+		p.states.opened()
 	}
 	other, err := src.Next(ctx)
 	if err != nil {
@@ -283,7 +320,7 @@ func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *add
 	if swapped {
 		left, right = other, ep
 	}
-	err = p.transfer(ctx, left, right, log, forked)
+	err = p.transfer(ctx, left, right, log, following, forked)
 	if cerr := src.Close(); err == nil {
 		err = cerr
 	}
@@ -301,12 +338,12 @@ func closeUnused(ep *relay.Endpoint, log *relay.Log) {
 }
 
 // transfer runs one session between two open endpoints, and closes them.
-func (p *invocation) transfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, forked bool) error {
-	return p.transferWith(ctx, left, right, log, forked, nil, nil)
+func (p *invocation) transfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, following *progress, forked bool) error {
+	return p.transferWith(ctx, left, right, log, following, forked, nil, nil)
 }
 
 // transferWith is transfer for a session with more in its configuration than the command line says: adjust adds that, and begun is told of the session before it runs.
-func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, forked bool, adjust func(c *relay.Config), begun func(*relay.Session)) error {
+func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, following *progress, forked bool, adjust func(c *relay.Config), begun func(*relay.Session)) error {
 	dump, closeDump, err := p.dump(left, right)
 	if err == nil {
 		defer closeDump()
@@ -315,16 +352,20 @@ func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoi
 		}
 		err = pause(ctx, p.transferWait)
 	}
+	if err == nil {
+		err = p.giveUpPrivileges()
+	}
 	if err != nil {
 		closeUnused(left, log)
 		closeUnused(right, log)
 		return err
 	}
 	p.sink.started()
+	following.connected(left, right)
 	c := relay.Config{
 		LeftToRight: !p.RightToLeft, RightToLeft: !p.LeftToRight,
 		BufferSize: int(p.Buffer), Linger: time.Duration(p.Linger), Idle: time.Duration(p.Idle),
-		Log: log, Dump: dump,
+		Log: log, Dump: dump, Up: following.up,
 	}
 	if adjust != nil {
 		adjust(&c)
@@ -343,6 +384,7 @@ func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoi
 	if p.Statistics {
 		p.logStatistics(label, s.Stats())
 	}
+	following.down(err)
 	return err
 }
 
@@ -369,3 +411,5 @@ type hinted struct {
 
 // Hint says how to cure the error.
 func (h hinted) Hint() string { return h.hint }
+
+func (h hinted) Unwrap() error { return h.error }

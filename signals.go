@@ -66,7 +66,8 @@ func (p *invocation) watchSignals(cancel context.CancelCauseFunc) {
 			case sig.Signal == syscall.SIGUSR1:
 				p.logAllStatistics()
 			case ending:
-				p.lock.remove()
+				p.removeFiles()
+				p.states.ready.end()
 				os.Exit(sig.status())
 			default:
 				ending = true

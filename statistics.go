@@ -49,6 +49,7 @@ func sum(a, b relay.Stats) relay.Stats {
 
 // logStatistics logs the counts of one session in the two lines that scripts read, whatever the level of the log.
 func (p *invocation) logStatistics(label string, s relay.Stats) {
+	session := label
 	if label != "" {
 		label += ": "
 	}
@@ -63,7 +64,11 @@ func (p *invocation) logStatistics(label string, s relay.Stats) {
 		if d.Way != "" {
 			line += ", by " + d.Way
 		}
-		p.sink.write(relay.Info, line)
+		if p.sink.json {
+			p.sink.event(relay.Info, statisticsEvent(session, d.name, line, d.Count))
+		} else {
+			p.sink.write(relay.Info, line)
+		}
 	}
 }
 

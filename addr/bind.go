@@ -66,6 +66,9 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%q: %s (at character %d)", m.Arg, m.Msg, m.Pos+1)
 }
 
+// Address returns the argument.
+func (m *Mistake) Address() string { return m.Arg }
+
 // Hint says how to mend the argument; it may be empty.
 func (m *Mistake) Hint() string { return m.hint }
 

@@ -43,12 +43,14 @@ var (
 	optPath  = declare(kindString, Option{Name: "path", Groups: GEXEC, Phase: PhPreexec, Doc: "PATH for finding the program, and in its environment"})
 	optShell = declare(kindString, Option{Name: "shell", Groups: GSHELL, Phase: PhPreexec, Doc: "the shell (default: variable SHELL, else /bin/sh)"})
 
-	optChroot = declare(kindString, Option{Name: "chroot", Groups: GFORK, Phase: PhLate, Doc: "root directory of the program"})
-	optSetuid = declare(kindUID, Option{Name: "setuid", Groups: GFORK, Phase: PhLate2, Doc: "user id of the program"})
-	optSetgid = declare(kindGID, Option{Name: "setgid", Groups: GFORK, Phase: PhLate2, Doc: "group id of the program"})
-	optSu     = declare(kindAccount, Option{Name: "substuser", Aliases: "su", Groups: GFORK, Phase: PhLate2,
-		Doc: "run the program as this user: ids, groups, and variables USER, LOGNAME, HOME, SHELL"})
-	optSuD = declare(kindAccount, Option{Name: "substuser-delayed", Aliases: "su-d", Groups: GFORK, Phase: PhInit,
+	// Without a program these concern the process: see privileges.go.
+	optChroot = declare(kindString, Option{Name: "chroot", Groups: GPROCESS, Phase: PhLate,
+		Doc: "root directory of the program that the address runs; of any other address, of the whole process after set-up"})
+	optSetuid = declare(kindUID, Option{Name: "setuid", Groups: GPROCESS, Phase: PhLate2, Doc: "user id of the program, or of the process after set-up"})
+	optSetgid = declare(kindGID, Option{Name: "setgid", Groups: GPROCESS, Phase: PhLate2, Doc: "group id of the program, or of the process after set-up"})
+	optSu     = declare(kindAccount, Option{Name: "substuser", Aliases: "su", Groups: GPROCESS, Phase: PhLate2,
+		Doc: "become this user after set-up, or run the program as this user: ids, groups, and variables USER, LOGNAME, HOME, SHELL"})
+	optSuD = declare(kindAccount, Option{Name: "substuser-delayed", Aliases: "su-d", Groups: GPROCESS, Phase: PhInit,
 		Doc: "as substuser: the user is always looked up before a chroot"})
 )
 

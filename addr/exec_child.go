@@ -219,6 +219,9 @@ func (p *child) signal(sig unix.Signal) {
 	}
 }
 
+// DropInherited keeps what the program was started with, beyond standard input, output and error, from the programs that it starts. Opening an address does so too.
+func DropInherited() { dropInherited() }
+
 // dropInherited keeps what we were started with, beyond standard input, output and error, from the programs that we start.
 var dropInherited = sync.OnceFunc(func() {
 	if unix.CloseRange(3, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC) == nil { // Linux 5.11

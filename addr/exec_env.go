@@ -25,8 +25,21 @@ func (b *Bound) environment(env *Env, who *account) []string {
 	}
 	pid := strconv.Itoa(os.Getpid())
 	own := append([]string{"VERSION=" + env.Version, "PID=" + pid, "PPID=" + pid}, env.PeerEnv...)
+	for _, v := range env.PeerEnv {
+		if name, value, _ := strings.Cut(v, "="); slices.Contains(deviceVariables, name) {
+			vars = setVariable(vars, name, value)
+		}
+	}
+	return WithVariables(vars, env.Program, own)
+}
+
+// deviceVariables are those that a program gets without a prefix too: it is written for a tunnel if there is a device.
+var deviceVariables = []string{"IFACE", "MTU", "ADDR"}
+
+// WithVariables adds variables to an environment as programs get them: each with the prefix SOCAT_ and with the program's name in capitals as prefix. own are NAME=value pairs.
+func WithVariables(vars []string, program string, own []string) []string {
 	prefixes := []string{"SOCAT_"}
-	if p := strings.ToUpper(env.Program) + "_"; p != "_" && p != "SOCAT_" {
+	if p := strings.ToUpper(program) + "_"; p != "_" && p != "SOCAT_" {
 		prefixes = append(prefixes, p)
 	}
 	for _, prefix := range prefixes {

@@ -94,7 +94,7 @@ func TestProgramNotFound(t *testing.T) {
 		"- EXEC:true,su=nobdy_":                          "unknown user",
 		"- SYSTEM:true,dash=x":                           "numerical",
 		"- SYSTEM:true,shell=/bin/sh":                    "not for SYSTEM",
-		"- OPEN:f,chroot=/":                              "not for OPEN",
+		"- OPEN:f,dash":                                  "not for OPEN",
 		"- SHELL:true,shell=/nonexistent":                "No such file",
 	} {
 		got := finish(t, relayCmd(t, dir, strings.Fields(line)...), "")

@@ -3,6 +3,7 @@ package addr
 import (
 	"context"
 	"encoding/binary"
+	"net"
 
 	"tunsplice/relay"
 	"tunsplice/tundev"
@@ -46,6 +47,22 @@ func checkInterface(b *Bound) error {
 	return nil
 }
 
+// interfaceAddrs lists the addresses of an interface, as far as they can be found out.
+func interfaceAddrs(b *Bound, name string) (prefixes []string) {
+	_ = b.inside(func() error {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			return err
+		}
+		addrs, err := ifi.Addrs()
+		for _, a := range addrs {
+			prefixes = append(prefixes, a.String())
+		}
+		return err
+	})
+	return prefixes
+}
+
 func openInterface(_ context.Context, b *Bound, env *Env) (Source, error) {
 	name := b.Param(0)
 	var f *relay.File
@@ -72,7 +89,8 @@ func openInterface(_ context.Context, b *Bound, env *Env) (Source, error) {
 		f.Close()
 		return nil, err
 	}
-	ep := &relay.Endpoint{Label: b.Label(), Traffic: relay.TUN, MTU: mtu, OnePack: onePacketOfInterface, Env: []string{"IFACE=" + name}}
+	ep := &relay.Endpoint{Label: b.Label(), Traffic: relay.TUN, MTU: mtu, OnePack: onePacketOfInterface,
+		Env: deviceEnv(name, mtu, interfaceAddrs(b, name))}
 	if ethernet {
 		ep.Traffic = relay.TAP
 	}
@@ -88,6 +106,7 @@ func openInterface(_ context.Context, b *Bound, env *Env) (Source, error) {
 	half.offload.Store(tundev.OffloadTSO4) // the sender decides: a packet of any kind may come
 	half.recv = (&frameReceiver{vlan: ethernet && optRetrieveVLAN.Or(b, true)}).recv
 	half.attach(ep, b.Mode)
+	env.reach(StateDevice, ep.Env...)
 	return &one{ep: ep}, nil
 }
 

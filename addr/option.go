@@ -71,6 +71,16 @@ func (k Key[T]) Get(b *Bound) (value T, given bool) {
 	return value, given
 }
 
+// peek is Get for those who ask but do nothing about it: the option does not count as acted upon.
+func (k Key[T]) peek(b *Bound) (value T, given bool) {
+	for i := range b.settings {
+		if s := &b.settings[i]; s.opt == k.opt {
+			value, given = s.value.(T), true
+		}
+	}
+	return value, given
+}
+
 // Or returns the value given last, else otherwise.
 func (k Key[T]) Or(b *Bound, otherwise T) T {
 	if v, ok := k.Get(b); ok {

@@ -97,6 +97,7 @@ func (b *Bound) keyed(env *Env, role secure.Role) handshake {
 			}
 			env.Log.Infof("%s: the peer has the key", ep.Label)
 			plain := around(ep, r, w, w.Finish)
+			plain.Authenticated = true
 			plain.Ended, plain.Unread = nil, nil // that a program has ended is no end of data: the peer says that itself
 			return plain, nil
 		}
@@ -105,7 +106,9 @@ func (b *Bound) keyed(env *Env, role secure.Role) handshake {
 			d.Close()
 			return nil, err
 		}
-		return around(ep, d, d, d.Close), nil
+		plain := around(ep, d, d, d.Close)
+		plain.Authenticated = true
+		return plain, nil
 	}
 }
 

@@ -338,7 +338,13 @@ func socketType(fd int) int {
 // connectedEndpoint makes an endpoint of a connected socket, which it owns from now on.
 func (b *Bound) connectedEndpoint(f *relay.File) (*relay.Endpoint, error) {
 	var typ int
-	if err := onFile(f, func(fd int) error { typ = socketType(fd); return nil }); err != nil {
+	var peer sockaddr
+	err := onFile(f, func(fd int) error {
+		typ = socketType(fd)
+		peer, _ = getpeername(fd) // it may have gone already
+		return nil
+	})
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -347,6 +353,7 @@ func (b *Bound) connectedEndpoint(f *relay.File) (*relay.Endpoint, error) {
 		if err != nil {
 			return nil, err
 		}
+		ep.Peer = peer.plain()
 		return b.watched(ep, f)
 	}
 	if err := onFile(f, b.guard); err != nil {
@@ -365,7 +372,7 @@ func (b *Bound) connectedEndpoint(f *relay.File) (*relay.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	ep.CanAnswer = b.Mode == ReadWrite
+	ep.CanAnswer, ep.Peer = b.Mode == ReadWrite, peer.plain()
 	return b.watched(ep, f)
 }
 

@@ -199,6 +199,7 @@ func (b *Bound) listen(env *Env, fd int) (*listener, error) {
 	local := w.localAddress()
 	env.Log.Noticef("listening on %s", &local)
 	b.warnOpenTunnel(env, &local)
+	env.reach(StateListening, local.env(nil, "SOCK")...)
 	return &listener{w}, nil
 }
 
@@ -263,7 +264,7 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 		// Beside others a connection that says nothing is only a burden. A single peer may take its time.
 		ep.SilentFor = optHandshakeTimeout.Or(l.b, defaultHandshakeTimeout)
 	}
-	ep.Env = peer.env(local.env(make([]string, 0, 4), "SOCK"), "PEER")
+	ep.Peer, ep.Env = peer.plain(), peer.env(local.env(make([]string, 0, 4), "SOCK"), "PEER")
 	return ep, nil
 }
 

@@ -32,7 +32,11 @@ func (b *Bound) sendTo(env *Env, s socketSpec, peer sockaddr, bind func(int) err
 	}
 	p := newPacketSocket(f, socketType(fd))
 	p.to, p.admit, p.group = peer, admit, group
-	return b.packetEndpoint(p)
+	ep, err := b.packetEndpoint(p)
+	if err == nil {
+		ep.Peer = peer.plain()
+	}
+	return ep, err
 }
 
 // receive makes the endpoint of a bound socket that is only read from.
@@ -92,6 +96,7 @@ func (b *Bound) receiveFromEach(env *Env, fd int) (*packetWaiter, error) {
 	}
 	local := w.localAddress()
 	env.Log.Noticef("receiving on %s", &local)
+	env.reach(StateListening, local.env(nil, "SOCK")...)
 	return &packetWaiter{w}, nil
 }
 
@@ -149,7 +154,7 @@ func (w *waiting) describe(ep *relay.Endpoint, local, peer *sockaddr) {
 	if w.fork {
 		ep.Label += " " + peer.text()
 	}
-	ep.Env = peer.env(local.env(make([]string, 0, 4), "SOCK"), "PEER")
+	ep.Peer, ep.Env = peer.plain(), peer.env(local.env(make([]string, 0, 4), "SOCK"), "PEER")
 }
 
 // duplicate returns a second descriptor of a socket, with deadlines of its own.

@@ -38,6 +38,8 @@ type Env struct {
 	MAC net.HardwareAddr
 	// Tunnel says that the address on the other side is a network device.
 	Tunnel bool
+	// State is called when the address reaches a state, with NAME=value pairs about it; it does not wait. nil: nobody asks.
+	State func(s State, vars ...string)
 	// ChildFailed is called when a program that we started was seen to end with a status other than 0.
 	ChildFailed func(status int)
 }
@@ -96,9 +98,29 @@ func (a *Address) Open(ctx context.Context, env *Env) (Source, error) {
 func (b *Bound) open(ctx context.Context, env *Env) (Source, error) {
 	src, err := b.Open(ctx, b, env)
 	if err != nil {
-		return nil, errors.Wrap(err, b.Label())
+		return nil, labelled{errors.Wrap(err, b.Label()), b.Label()}
 	}
 	return &watched{Source: b.secured(env, src), b: b, env: env}, nil
+}
+
+// labelled is an error of one address.
+type labelled struct {
+	error
+	label string
+}
+
+// Address returns the label of the address.
+func (l labelled) Address() string { return l.label }
+
+func (l labelled) Unwrap() error { return l.error }
+
+// AddressOf returns which address an error concerns: its label, or the whole argument where that is wrong; "" if it is not known.
+func AddressOf(err error) string {
+	var a interface{ Address() string }
+	if errors.As(err, &a) {
+		return a.Address()
+	}
+	return ""
 }
 
 // watched says of a source's first endpoint which options nothing was done for: nothing may be ignored silently.
@@ -116,7 +138,7 @@ func (w *watched) Next(ctx context.Context) (*relay.Endpoint, error) {
 	case err == io.EOF || err != nil && ctx.Err() != nil:
 		return nil, err
 	case err != nil:
-		return nil, errors.Wrap(err, w.b.Label())
+		return nil, labelled{errors.Wrap(err, w.b.Label()), w.b.Label()}
 	}
 	if !w.told {
 		w.told = true
@@ -180,6 +202,9 @@ func joinHalves(r, w *relay.Endpoint) (*relay.Endpoint, error) {
 	ep.W = w.W
 	ep.CanAnswer = r.CanAnswer && w.CanAnswer
 	ep.GoneIsEnd = w.GoneIsEnd
+	if ep.Peer == "" {
+		ep.Peer = w.Peer
+	}
 	if ep.Framing == relay.FramingUnset {
 		ep.Framing = w.Framing
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"tunsplice/relay"
@@ -306,8 +307,12 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return nil, err
 	}
 	env.Log.Noticef("%s device %s is open", dev.Kind(), dev.Name())
+	prefixes := prefixTexts(c.Addrs)
+	if len(prefixes) == 0 { // somebody else may have set it up
+		prefixes = interfaceAddrs(b, dev.Name())
+	}
 	ep := &relay.Endpoint{Label: dev.Name(), Traffic: relay.TUN, PI: c.PI, MTU: mtu, OnePack: onePacketOfDevice, Close: dev.Close,
-		Env: []string{"IFACE=" + dev.Name()}}
+		Env: deviceEnv(dev.Name(), mtu, prefixes)}
 	if c.Kind == tundev.TAP {
 		ep.Traffic = relay.TAP
 	}
@@ -321,5 +326,18 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		ep.Carrier = dev.SetCarrier
 	}
 	half.attach(ep, b.Mode)
+	env.reach(StateDevice, ep.Env...)
 	return &one{ep: ep}, nil
+}
+
+// deviceEnv returns what programs get to know of a device: its name, its MTU in bytes, and its addresses separated by spaces.
+func deviceEnv(name string, mtu int, prefixes []string) []string {
+	return []string{"IFACE=" + name, "MTU=" + strconv.Itoa(mtu), "ADDR=" + strings.Join(prefixes, " ")}
+}
+
+func prefixTexts(addrs []tundev.Address) (texts []string) {
+	for _, a := range addrs {
+		texts = append(texts, a.Prefix.String())
+	}
+	return texts
 }

@@ -64,6 +64,7 @@ func (t *transport) listenPackets(ctx context.Context, b *Bound, env *Env, famil
 	l.spec.family, l.spec.keepFD = l.local.family(), false
 	env.Log.Noticef("listening on UDP %s", &l.local)
 	b.warnOpenTunnel(env, &l.local)
+	env.reach(StateListening, l.local.env(nil, "SOCK")...)
 	return l, nil
 }
 

@@ -114,8 +114,11 @@ type Endpoint struct {
 	Ended  <-chan struct{} // closed when the program has ended, although others may still hold its descriptors; nil: there is none
 	Unread func() bool     // says whether output of it waits to be read; nil if R is
 
-	Env   []string     // NAME=value pairs for a program on the other side
-	Close func() error // releases everything, once; nil: nothing to release
+	Peer string // address of the far end: 10.0.0.5:80, [fd00::1]:80, a path; "" unknown
+	// Authenticated says that the far end has shown that it holds the key, or the certificate, that was asked of it.
+	Authenticated bool
+	Env           []string     // NAME=value pairs for a program on the other side
+	Close         func() error // releases everything, once; nil: nothing to release
 }
 
 // Offload is the part of a device that hands over and takes packets which are unfinished: checksums not filled in, or many segments in one packet, as told by a virtio-net

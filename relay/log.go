@@ -21,14 +21,27 @@ func (l Level) Letter() byte { return "DINWEF"[l] }
 // Log takes messages of one session or of the whole program. The zero value and nil discard everything. It may be used by several
 // goroutines if the sink may.
 type Log struct {
-	sink  func(Level, string)
-	label string // stands in front of each message, "" for none
+	sink  func(Record)
+	label string // stands with a colon in front of each message, "" for none
 	min   Level
 	lower Level // by how many levels messages are lowered (children-shutup)
 }
 
+// Record is one message with what programs want to know of it.
+type Record struct {
+	Level   Level
+	Session string // the session's label, "" for the program itself; Text has it in front
+	Text    string // the whole message
+	Err     error  // the first error in it, nil: none
+}
+
 // NewLog returns a log that hands messages of at least level min to sink.
-func NewLog(min Level, sink func(Level, string)) *Log { return &Log{sink: sink, min: min} }
+func NewLog(min Level, sink func(Level, string)) *Log {
+	return NewRecordLog(min, func(r Record) { sink(r.Level, r.Text) })
+}
+
+// NewRecordLog is NewLog for a sink that wants more than the text.
+func NewRecordLog(min Level, sink func(Record)) *Log { return &Log{sink: sink, min: min} }
 
 // With returns a log for one session, whose messages begin with label and ": ".
 func (l *Log) With(label string) *Log {
@@ -36,7 +49,7 @@ func (l *Log) With(label string) *Log {
 		return nil
 	}
 	c := *l
-	c.label = label + ": "
+	c.label = label
 	return &c
 }
 
@@ -60,12 +73,20 @@ func (l *Log) Print(level Level, format string, args ...any) {
 	if !l.Enabled(level) {
 		return
 	}
+	r := Record{Level: max(level-l.lower, Debug), Session: l.label}
 	for i, a := range args {
 		if err, ok := a.(error); ok && err != nil {
 			args[i] = ErrorText(err)
+			if r.Err == nil {
+				r.Err = err
+			}
 		}
 	}
-	l.sink(max(level-l.lower, Debug), l.label+fmt.Sprintf(format, args...))
+	r.Text = fmt.Sprintf(format, args...)
+	if l.label != "" {
+		r.Text = l.label + ": " + r.Text
+	}
+	l.sink(r)
 }
 
 // Errorf, Warnf, Noticef, Infof and Debugf log one message at the level of their name.
