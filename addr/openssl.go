@@ -174,6 +174,7 @@ func (b *Bound) tlsHandshake(env *Env) handshake {
 			return nil, err
 		}
 		got.Label = ep.Label
+		got.Authenticated = len(state.PeerCertificates) > 0 && (b.tls.verify || len(b.tls.pins) > 0)
 		got.Env = tlsVariables(ep.Env, &state)
 		return got, nil
 	}

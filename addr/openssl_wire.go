@@ -8,11 +8,13 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"tunsplice/relay"
 
 	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -29,6 +31,12 @@ type tlsWire struct {
 	first         []byte      // what came first, at most tlsFirst bytes; the handshake's until it is over
 	cut           atomic.Bool // the connection has ended, whatever TLS had to say before
 	closing       atomic.Bool // what is left to say must be short
+
+	// Of the reading goroutine: bytes that were there besides those that TLS had asked for.
+	ahead    *[tlsGather]byte // nil: none
+	from, to int
+	raw      syscall.RawConn
+	look     func(fd uintptr) bool // reads into ahead without waiting
 
 	mu     sync.Mutex
 	held   *[tlsGather]byte // nil: writes leave at once
@@ -49,7 +57,18 @@ func (a wireAddr) String() string { return a.text() }
 
 // Read implements net.Conn.
 func (w *tlsWire) Read(p []byte) (int, error) {
+	if w.ahead != nil {
+		n := copy(p, w.ahead[w.from:w.to])
+		if w.from += n; w.from == w.to {
+			tlsGatherBuffers.Put(w.ahead)
+			w.ahead = nil
+		}
+		return n, nil
+	}
 	n, err := w.file.Read(p)
+	if n == len(p) && n >= tlsMuch {
+		w.readAhead()
+	}
 	if room := tlsFirst - len(w.first); room > 0 && n > 0 {
 		w.first = append(w.first, p[:min(n, room)]...)
 	}
@@ -57,6 +76,34 @@ func (w *tlsWire) Read(p []byte) (int, error) {
 		w.cut.Store(true)
 	}
 	return n, err
+}
+
+// tlsMuch is the size of a read that is part of a bulk transfer: crypto/tls asks for one record at a time.
+const tlsMuch = 4 << 10
+
+// readAhead takes what else is there, so that a bulk transfer needs a system call for many records. An idle connection holds no buffer for it.
+func (w *tlsWire) readAhead() {
+	if w.raw == nil {
+		raw, err := w.file.SyscallConn()
+		if err != nil {
+			return // the next read will say so
+		}
+		w.raw = raw
+		w.look = func(fd uintptr) bool {
+			n, err := unix.Read(int(fd), w.ahead[:])
+			if err != nil { // nothing there, or what the next read will say
+				n = 0
+			}
+			w.from, w.to = 0, n
+			return true
+		}
+	}
+	w.ahead = tlsGatherBuffers.Get().(*[tlsGather]byte)
+	if err := w.raw.Read(w.look); err != nil || w.to == 0 {
+		tlsGatherBuffers.Put(w.ahead)
+		w.ahead, w.to = nil, 0
+	}
+	w.from = 0
 }
 
 // Write implements net.Conn.
