@@ -20,7 +20,7 @@ var features = []struct{ name, address, option string }{
 	{"UDPLITE", "UDPLITE-CONNECT", ""}, {"LISTEN", "TCP-LISTEN", ""}, {"POSIXMQ", "POSIXMQ", ""}, {"SOCKS4", "SOCKS4", ""}, {"SOCKS4A", "SOCKS4A", ""},
 	{"SOCKS5", "SOCKS5-CONNECT", ""}, {"VSOCK", "VSOCK-CONNECT", ""}, {"NAMESPACES", "", "netns"}, {"PROXY", "PROXY-CONNECT", ""},
 	{"SYSTEM", "SYSTEM", ""}, {"SHELL", "SHELL", ""}, {"EXEC", "EXEC", ""}, {"READLINE", "READLINE", ""}, {"TUN", "TUN", ""}, {"PTY", "PTY", ""},
-	{"OPENSSL", "OPENSSL", ""}, {"FIPS", "", "fips"}, {"LIBWRAP", "", "tcpwrappers"}, {"SYCLS", "", ""}, {"FILAN", "STDIO", ""}, {"RETRY", "", "retry"},
+	{"OPENSSL", "OPENSSL", ""}, {"FIPS", "", ""}, {"LIBWRAP", "", "tcpwrappers"}, {"SYCLS", "", ""}, {"FILAN", "STDIO", ""}, {"RETRY", "", "retry"},
 	{"STATS", "STDIO", ""}, {"TAP", "TAP", ""}, {"FRAMING", "", "framing"},
 }
 
