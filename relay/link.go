@@ -107,6 +107,11 @@ func (s *Session) prepareFraming() error {
 			s.mu.Unlock()
 		}
 		if over.Traffic == Stream && dev.isDevice() {
+			if over.CarryPackets != nil {
+				if err := over.CarryPackets(); err != nil {
+					return errors.Wrap(err, over.Label)
+				}
+			}
 			s.cfg.Log.Infof("packets of %s travel over %s with framing=%s", dev.Label, over.Label, over.Framing)
 		}
 	}
