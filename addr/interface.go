@@ -105,7 +105,10 @@ func openInterface(_ context.Context, b *Bound, env *Env) (Source, error) {
 	}
 	half.offload.Store(tundev.OffloadTSO4) // the sender decides: a packet of any kind may come
 	half.recv = (&frameReceiver{vlan: ethernet && optRetrieveVLAN.Or(b, true)}).recv
-	half.attach(ep, b.Mode)
+	if err := half.attach(ep, b.Mode); err != nil {
+		ep.Close()
+		return nil, err
+	}
 	env.reach(StateDevice, ep.Env...)
 	return &one{ep: ep}, nil
 }

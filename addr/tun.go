@@ -325,7 +325,10 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 	if optCarrier.Or(b, false) {
 		ep.Carrier = dev.SetCarrier
 	}
-	half.attach(ep, b.Mode)
+	if err := half.attach(ep, b.Mode); err != nil {
+		dev.Close()
+		return nil, err
+	}
 	env.reach(StateDevice, ep.Env...)
 	return &one{ep: ep}, nil
 }

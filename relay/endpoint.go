@@ -127,10 +127,16 @@ type Endpoint struct {
 type Offload interface {
 	// Caps are the capabilities that the device can take from a peer.
 	Caps() Caps
-	// Accept tells the kernel which unfinished packets the peer can take.
+	// Accept tells the kernel which unfinished packets the peer can take. Where packets go to the peer complete, it says which are wanted for being split and finished here.
 	Accept(peer Caps) error
 	// Put writes a packet with virtio-net header that came from the peer, after it was checked; a refused header is an error of one packet.
 	Put(p []byte) error
+	// Add takes a complete packet, to be written with the next Flush, where consecutive packets of a flow may go as one. It must stay as it is until then. False: there is no room
+	// before a Flush.
+	Add(p []byte) bool
+	// Flush writes what Add took. It calls done for each write with the packets and bytes that stood in it and its result; an error of done ends Flush, and what was
+	// not written yet is forgotten.
+	Flush(done func(packets, bytes int, err error) error) error
 }
 
 // DefaultHelloTimeout is how long packets wait for the peer's hello before they go unframed.

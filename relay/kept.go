@@ -150,6 +150,17 @@ func (l *lent) Accept(peer Caps) error { return l.k.ep.Load().Offload.Accept(pee
 // Put implements Offload.
 func (l *lent) Put(p []byte) error { return l.k.ep.Load().Offload.Put(p) }
 
+// Add implements Offload.
+func (l *lent) Add(p []byte) bool { return l.held.Load() && l.k.ep.Load().Offload.Add(p) }
+
+// Flush implements Offload.
+func (l *lent) Flush(done func(packets, bytes int, err error) error) error {
+	if !l.held.Load() {
+		return os.ErrDeadlineExceeded
+	}
+	return l.k.ep.Load().Offload.Flush(done)
+}
+
 // Read implements Reader.
 func (l *lent) Read(p []byte) (int, error) {
 	if !l.held.Load() {

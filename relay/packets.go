@@ -12,7 +12,7 @@ import (
 //	packetSink   puts the headers in place (framedSink) or talks to the peer first (link)
 //	Write        the whole batch leaves
 //
-// and back: deframer.fill reads from the stream, deframer.next finds packets, putPacket writes each to the device.
+// and back: deframer.fill reads from the stream, Framer.Next finds packets, and putPacket writes each to the device, or merge gathers them for a device that can take many as one.
 
 // readBatch fills b with at least one packet.
 func readBatch(r Reader, b *Batch) error {
@@ -75,6 +75,51 @@ func (d *direction) put(n int, err error) error {
 		return d.writeError(err)
 	}
 	return nil
+}
+
+// splitHere are the unfinished packets that a device is to hand over where the other side wants complete ones: splitting them here costs less than taking the segments one by one.
+const splitHere = CapVNet | CapTSO4 | CapTSO6 | CapECN | CapUSO4 | CapUSO6
+
+// split lets the device at d.src hand over such packets. One that can't hands over complete ones as before.
+func (d *direction) split() {
+	if d.src.Offload == nil {
+		return
+	}
+	if err := d.src.Offload.Accept(splitHere); err != nil {
+		d.s.cfg.Log.Infof("%s: %v; each segment is read by itself", d.src.Label, err)
+	}
+}
+
+// merge gathers a packet for the device, or writes it if the device takes packets one by one.
+func (d *direction) merge(p []byte) error {
+	if d.dst.Offload == nil {
+		return d.putPacket(p)
+	}
+	d.s.cfg.Dump.see(d, p)
+	for !d.dst.Offload.Add(p) {
+		if err := d.flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush writes what merge gathered.
+func (d *direction) flush() error {
+	if d.dst.Offload == nil {
+		return nil
+	}
+	return d.dst.Offload.Flush(d.merged)
+}
+
+// putMerged counts packets that were written as one.
+func (d *direction) putMerged(packets, bytes int, err error) error {
+	if err == nil {
+		d.packets.Add(uint64(packets) - 1) // put counts one
+	} else {
+		d.lost.Add(uint64(packets) - 1)
+	}
+	return d.put(bytes, err)
 }
 
 // copyPackets moves packets, each of which stays one packet.
@@ -181,6 +226,7 @@ func (d *direction) sink() (packetSink, error) {
 		return unframed{}, nil
 	}
 	d.setWay("framed " + f.Name())
+	d.split()
 	if hf, ok := f.(HeadFramer); ok {
 		return framedSink{hf}, nil
 	}
@@ -364,14 +410,22 @@ func (d *direction) deframePackets() error {
 	if d.way.Load() == nil {
 		d.setWay("framed " + fr.Name())
 	}
+	d.merged = d.putMerged
+	_, raw := fr.(RawIP)
 	for {
 		p, used, err := fr.Next(f.unread())
 		switch {
 		case err != nil:
+			if err := d.flush(); err != nil { // what came before is good
+				return err
+			}
 			if err := d.badFrame(err); err != nil {
 				return err
 			}
 		case used == 0:
+			if err := d.flush(); err != nil {
+				return err
+			}
 			if err := f.fill(); err != nil {
 				return d.leftover(f, err)
 			}
@@ -379,13 +433,10 @@ func (d *direction) deframePackets() error {
 		}
 		f.use(used)
 		if p != nil {
-			err := error(nil)
-			if _, raw := fr.(RawIP); raw {
-				err = d.putRawIP(f, p)
-			} else {
-				err = d.putPacket(p)
+			if raw {
+				p = d.dst.adapt(f.buf[:f.at-len(p)], p, false) // RawIP has taken packet information off; the device may want some
 			}
-			if err != nil {
+			if err := d.merge(p); err != nil {
 				return err
 			}
 		}

@@ -75,6 +75,7 @@ type direction struct {
 	packets, bytes, lost atomic.Uint64
 	ended                atomic.Bool // src is a program that is gone: an expired read is its end
 	complaints           Limiter
+	merged               func(packets, bytes int, err error) error // putMerged, made once
 }
 
 // NewSession prepares a session. It owns the endpoints from now on; Run closes them.

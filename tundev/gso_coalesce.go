@@ -267,6 +267,29 @@ func (c *Coalescer) Size() int {
 	return c.runs[c.next].total
 }
 
+// Pending is what the packet that comes next is made of: the number of packets that went in with Add, and their bytes; 0 if the batch is empty.
+func (c *Coalescer) Pending() (packets, bytes int) {
+	if c.next == c.nruns {
+		return 0, 0
+	}
+	r := &c.runs[c.next]
+	return r.count, r.total + (r.count-1)*r.p.body
+}
+
+// Take returns the next packet as it went in and goes on to the one after it, where nothing was merged into it (Pending says 1): it saves the copy that Next makes.
+// Otherwise it returns nil.
+func (c *Coalescer) Take() []byte {
+	if c.next == c.nruns || c.runs[c.next].count > 1 {
+		return nil
+	}
+	c.nflows = 0
+	p := c.pkts[c.runs[c.next].first].data
+	if c.next++; c.next == c.nruns {
+		c.reset()
+	}
+	return p
+}
+
 // Next writes the next packet to the start of dst, which must not overlap any packet of the batch, and returns its virtio-net header and its length:
 // up to 65535 bytes and the link header where packets have been merged. When the last one is out the batch is empty
 // and its packets are no longer referred to; then Next returns io.EOF. If dst is shorter than Size it returns io.ErrShortBuffer, and the
