@@ -25,6 +25,8 @@ type netdev struct {
 	ethernet   bool
 	vnet       bool // packets have a virtio-net header on the descriptor
 	setOffload func(flags int) error
+	deviceMTU  func() (int, error)                            // asks for the MTU; nil: segments of any size go
+	mtu        int                                            // what it said last
 	recv       func(fd int, head, packet []byte) (int, error) // reads header and packet; nil: readv
 	offload    atomic.Int32                                   // TUN_F_ flags that are on
 
@@ -235,8 +237,28 @@ func (n *netdev) readComplete(fd int) bool {
 	if n.bad = n.split.Reset(h, pkt, n.ethernet); n.bad != nil {
 		return true
 	}
+	if n.bad = n.fits(n.split.IPLen()); n.bad != nil {
+		n.split = tundev.Splitter{}
+		return true
+	}
 	n.splitRest()
 	return true
+}
+
+// fits looks whether segments of a GSO packet are within the device's MTU. Those of the host are; a bridge passes on what came over a port with a larger one, and
+// drops packets that are too long only if they are not GSO (is_skb_forwardable in net/core/dev.c).
+func (n *netdev) fits(size int) error {
+	if size <= n.mtu || n.deviceMTU == nil {
+		return nil
+	}
+	mtu, err := n.deviceMTU() // it may have grown
+	if err != nil {
+		return err
+	}
+	if n.mtu = mtu; size > mtu {
+		return errors.Wrapf(unix.EMSGSIZE, "segments of %d bytes, MTU %d", size, mtu)
+	}
+	return nil
 }
 
 // splitRest adds the segments that are left of a GSO packet, as far as there is room.

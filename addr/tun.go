@@ -325,6 +325,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 	if optCarrier.Or(b, false) {
 		ep.Carrier = dev.SetCarrier
 	}
+	half.deviceMTU, half.mtu = dev.MTU, mtu
 	if err := half.attach(ep, b.Mode); err != nil {
 		dev.Close()
 		return nil, err

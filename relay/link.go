@@ -288,11 +288,11 @@ func (l *link) send(d *direction, b *Batch) error {
 		return unframed{}.send(d, b)
 	}
 	d.setWay("framed link")
-	f := &Link{}
+	f := framedSink{f: &Link{}}
 	if b.VNet {
-		f = &Link{Send: FramePacketVNet}
+		f.f, f.vnet = &Link{Send: FramePacketVNet}, VNetLen
 	}
-	err := framedSink{f}.send(d, b)
+	err := f.send(d, b)
 	l.torn = l.torn || err != nil
 	return err
 }

@@ -130,9 +130,11 @@ func (d *direction) copyPackets() error {
 			return err
 		}
 	}
+	d.split()
+	d.merged = d.putMerged
 	b := NewBatch(piLen) // room to put packet information in front
 	var bw BatchWriter   // nil: packet by packet
-	if d.s.link == nil && d.s.cfg.Dump == nil {
+	if l := d.s.link; (l == nil || d.dst == l.stream) && d.s.cfg.Dump == nil {
 		bw, _ = d.dst.W.(BatchWriter)
 	}
 	for {
@@ -150,21 +152,31 @@ func (d *direction) copyPackets() error {
 			if d.s.link != nil && d.src == d.s.link.stream {
 				var err error
 				if p, err = d.s.link.datagram(d, b.head(i), p); err != nil {
+					if ferr := d.flush(); ferr != nil { // what came before is good
+						return ferr
+					}
 					return err
 				}
 				if p == nil {
 					continue
 				}
 			}
-			if err := d.putPacket(p); err != nil {
+			if err := d.merge(p); err != nil {
 				return err
 			}
+		}
+		if err := d.flush(); err != nil {
+			return err
 		}
 	}
 }
 
 // putBatch writes all packets of b.
 func (d *direction) putBatch(w BatchWriter, b *Batch) error {
+	if l := d.s.link; l != nil { // hellos go the same way
+		l.mu.Lock()
+		defer l.mu.Unlock()
+	}
 	for i := 0; i < b.Len(); {
 		n, err := w.WriteBatch(b, i)
 		bytes := 0
@@ -228,7 +240,7 @@ func (d *direction) sink() (packetSink, error) {
 	d.setWay("framed " + f.Name())
 	d.split()
 	if hf, ok := f.(HeadFramer); ok {
-		return framedSink{hf}, nil
+		return framedSink{f: hf}, nil
 	}
 	return &appendSink{f: f}, nil
 }
@@ -267,7 +279,10 @@ func (unframed) send(d *direction, b *Batch) error {
 }
 
 // framedSink fills in headers in front of the packets and writes the batch at once.
-type framedSink struct{ f HeadFramer }
+type framedSink struct {
+	f    HeadFramer
+	vnet int // bytes in front of each packet that are not the packet's: of the virtio-net header
+}
 
 func (s framedSink) headLen() int { return s.f.HeadLen() }
 
@@ -305,7 +320,7 @@ func (s framedSink) send(d *direction, b *Batch) error {
 		}
 		end = sp.off + sp.n
 		packets++
-		bytes += sp.n
+		bytes += sp.n - s.vnet
 	}
 	return flush()
 }

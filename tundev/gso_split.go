@@ -88,6 +88,14 @@ func (s *Splitter) Size() int {
 	return s.p.body + min(s.size, s.p.end-s.p.body-s.done)
 }
 
+// IPLen is the length in bytes of the next segment without its Ethernet header and VLAN tags: what an MTU bounds. It is known for GSO packets only, otherwise 0.
+func (s *Splitter) IPLen() int {
+	if s.left == 0 || s.hdr.GSOType == GSONone {
+		return 0
+	}
+	return s.Size() - s.p.l3
+}
+
 // Next writes the next segment to the start of dst, which must not overlap the packet, and returns its length. At the end it returns io.EOF;
 // if dst is shorter than Size, io.ErrShortBuffer, and the segment stays the next.
 func (s *Splitter) Next(dst []byte) (int, error) {
