@@ -215,13 +215,20 @@ func TestOffloads(t *testing.T) {
 				v6Options := func(fd int) error {
 					return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, destinationOptions)
 				}
+				// Linux 6.18 takes GSO packets with extension headers that fit the MTU exactly for too big when it forwards them, over any device, and the sender tries long.
+				v6Shorter := func(fd int) error {
+					if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_MAXSEG, 1300); err != nil {
+						return err
+					}
+					return v6Options(fd)
+				}
 				const size = 1 << 20
 				l.moveTCP(l.a, c, "10.9.9.2:0", size, nil)
 				l.moveTCP(c, l.a, "172.0.0.1:0", size, nil)
 				l.moveTCP(l.a, c, "[fd99::2]:0", size, nil)
 				l.moveTCP(c, l.a, "[fd07::1]:0", size, nil)
 				l.moveTCP(l.a, c, "10.9.9.2:0", size/4, v4Options)
-				l.moveTCP(l.a, c, "[fd99::2]:0", size/4, v6Options)
+				l.moveTCP(l.a, c, "[fd99::2]:0", size/4, v6Shorter)
 				for _, to := range [][2]string{{c, "10.9.9.2:0"}, {c, "[fd99::2]:0"}, {l.a, "172.0.0.1:0"}, {l.a, "[fd07::1]:0"}} {
 					from := l.a
 					if to[0] == l.a {

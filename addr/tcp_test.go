@@ -381,6 +381,28 @@ func TestTCPListenerOptionsReachConnection(t *testing.T) {
 	}
 }
 
+// A connection that packets travel over sends at once and holds little back, unless the user wants it otherwise.
+func TestTCPCarriesPackets(t *testing.T) {
+	h := newHost(t)
+	port := freePort(t, "tcp")
+	src := h.source("TCP-LISTEN:"+port, ReadWrite)
+	ours := h.open("TCP:127.0.0.1:"+port+",nodelay=0,notsent-lowat=5000", ReadWrite)
+	for _, c := range []struct {
+		ep             *relay.Endpoint
+		nodelay, lowat int
+	}{{h.next(src), 1, packetLowat}, {ours, 0, 5000}} {
+		if err := c.ep.CarryPackets(); err != nil {
+			t.Fatal(err)
+		}
+		if got := getInt(t, c.ep, unix.SOL_TCP, unix.TCP_NODELAY); got != c.nodelay {
+			t.Errorf("tcp-nodelay is %d, want %d", got, c.nodelay)
+		}
+		if got := getInt(t, c.ep, unix.SOL_TCP, unix.TCP_NOTSENT_LOWAT); got != c.lowat {
+			t.Errorf("tcp-notsent-lowat is %d, want %d", got, c.lowat)
+		}
+	}
+}
+
 func TestTCPMistakes(t *testing.T) {
 	for arg, want := range map[string]string{
 		"TCP:localhost:99999":                    "port 99999 out of range",

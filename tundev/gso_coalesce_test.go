@@ -414,3 +414,34 @@ func ExampleCoalescer() {
 	fmt.Println(h.GSOType == GSOTCPv4, h.GSOSize, n) // buf[:VNetHdrLen+n] is for the device
 	// Output: true 1000 3040
 }
+
+// TestCoalesceTake looks at what stands in the next packet, and takes one out that stands for itself.
+func TestCoalesceTake(t *testing.T) {
+	s := pktSpec{tcpOpts: timestamps}
+	pkts := train(s, 3, 1000)
+	s.payload = testBytes(20)
+	s.udp, s.tcpOpts = true, nil
+	alone := s.build()
+	c := NewCoalescer(false, true)
+	for _, p := range append(pkts, alone) {
+		c.Add(p)
+	}
+	if n, size := c.Pending(); n != 3 || size != 3*len(pkts[0]) {
+		t.Errorf("%d packets of %d bytes, want 3 of %d", n, size, 3*len(pkts[0]))
+	}
+	if c.Take() != nil {
+		t.Error("one of three merged packets was taken")
+	}
+	if _, _, err := c.Next(make([]byte, 1<<16)); err != nil {
+		t.Error(err)
+	}
+	if n, size := c.Pending(); n != 1 || size != len(alone) {
+		t.Errorf("%d packets of %d bytes, want 1 of %d", n, size, len(alone))
+	}
+	if p := c.Take(); !bytes.Equal(p, alone) {
+		t.Errorf("took % x", p)
+	}
+	if n, _ := c.Pending(); n != 0 || c.Take() != nil {
+		t.Error("the batch is not empty")
+	}
+}
