@@ -218,12 +218,22 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	if !src.Many() {
 		ep, err := src.Next(ctx)
 		if err == nil {
-			err = p.session(ctx, ep, inner, swapped, false)
+			err = p.session(ctx, ep, inner, nil, swapped, false)
 		}
 		if cerr := src.Close(); err == nil {
 			err = cerr
 		}
 		return noEOF(err)
+	}
+	var shared *addr.Hub // the inner address if all peers share it; nil: it is opened anew for each
+	if inner.Shares() {
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		if shared, err = p.openHub(ctx, inner, cancel); err != nil {
+			src.Close()
+			return err
+		}
 	}
 	var running sync.WaitGroup
 	for {
@@ -232,8 +242,8 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 			break
 		}
 		running.Go(func() {
-			if err := p.session(ctx, ep, inner, swapped, true); err != nil && ctx.Err() == nil {
-				p.log.With(ep.Label).Errorf("%s", err)
+			if err := p.session(ctx, ep, inner, shared, swapped, true); err != nil && ctx.Err() == nil {
+				p.sessionFailed(ep.Label, err)
 			}
 		})
 	}
@@ -241,6 +251,9 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 		p.log.Warnf("%s: %s", outer.Text, cerr)
 	}
 	running.Wait()
+	if shared != nil {
+		err = p.closeHub(shared, err)
+	}
 	return noEOF(err)
 }
 
@@ -252,8 +265,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// session opens the inner address for one endpoint of the outer one and joins them. It closes ep.
-func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, swapped, forked bool) error {
+// session opens the inner address for one endpoint of the outer one, unless all share it, and joins them. It closes ep.
+func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, shared *addr.Hub, swapped, forked bool) error {
 	log := p.log
 	if forked {
 		log = log.With(ep.Label)
@@ -262,10 +275,13 @@ func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *add
 			return err
 		}
 	}
-	src, err := inner.Open(ctx, p.env(ep.Env, log, forked))
-	if err != nil {
-		closeUnused(ep, log)
-		return err
+	var src addr.Source = noClose{shared}
+	if shared == nil {
+		var err error
+		if src, err = inner.Open(ctx, p.env(ep.Env, log, forked)); err != nil {
+			closeUnused(ep, log)
+			return err
+		}
 	}
 	other, err := src.Next(ctx)
 	if err != nil {

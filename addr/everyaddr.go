@@ -43,6 +43,9 @@ func (b *Bound) checkEvery() error {
 	if optFraming.Or(b, 0) == relay.FramingLink && b.Mode != ReadWrite {
 		return errors.New("framing=link needs both directions: the peer must be able to answer")
 	}
+	if err := b.checkHub(); err != nil {
+		return err
+	}
 	return b.checkHalves()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"tunsplice/relay"
@@ -36,6 +37,8 @@ type Env struct {
 	Linger time.Duration
 	// MAC is the MAC address of a TAP device of a fixed name that is made and has no option mac; nil leaves it to the kernel.
 	MAC net.HardwareAddr
+	// HubFailed is called once when a hub, which all sessions share, does not work any more; it must not wait. nil: who uses the hub finds out.
+	HubFailed func(error)
 	// ChildFailed is called when a program that we started was seen to end with a status other than 0.
 	ChildFailed func(status int)
 }
@@ -103,7 +106,7 @@ type watched struct {
 	Source
 	b    *Bound
 	env  *Env
-	told bool
+	told sync.Once
 }
 
 // Next implements Source.
@@ -115,12 +118,11 @@ func (w *watched) Next(ctx context.Context) (*relay.Endpoint, error) {
 	case err != nil:
 		return nil, errors.Wrap(err, w.b.Label())
 	}
-	if !w.told {
-		w.told = true
+	w.told.Do(func() {
 		for _, name := range w.b.unused() {
 			w.env.Log.Warnf("%s: option %q has no effect here", w.b.Label(), name)
 		}
-	}
+	})
 	return ep, nil
 }
 

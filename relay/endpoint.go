@@ -96,7 +96,12 @@ type Endpoint struct {
 	Offload Offload              // nil: packets are always complete
 	Carrier func(on bool) error  // tells the device whether there is a link (option carrier); nil: it does not follow
 
+	// Admit is asked once in each session, before the first packet moves, when the peer is known as far as it will be: an error ends the session, and the peer is told. peer is the endpoint on the
+	// other side. nil: everybody is welcome.
+	Admit func(s *Session, peer *Endpoint, info PeerInfo) error
+
 	// Of byte streams that packets travel over.
+	Keyed        bool // the peer has proved that it knows a key (a pre-shared key or a certificate)
 	Framing      Framing
 	HelloTimeout time.Duration // how long packets wait for the peer's hello, 0: DefaultHelloTimeout
 	Heartbeat    time.Duration // time between two pings on a link, 0: DefaultHeartbeat, below 0: none
