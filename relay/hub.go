@@ -24,8 +24,8 @@ import (
 // A queue is bounded; what does not fit is dropped at its tail and counted, so a peer that does not read costs a bounded piece of memory and nobody's time. Inside the hub every packet has a
 // virtio-net header in front, so GSO packets cross whole. A port whose peer can't take one of some kind splits it when it is read, in its own session's time.
 //
-// Locks: Hub.mu guards the table and the list of ports; who forwards holds it for reading. Below it come the locks of queues, of the device and of the flood limits, none of which is
-// held while another is taken.
+// Locks: Hub.mu guards the table and changes of the list of ports. Nothing is delivered while it is held, so that peers come and go quickly however much is flooded: who delivers takes the
+// list as it was. The locks of queues, of the device and of the flood limits are taken alone.
 
 // HubConfig says what a hub is made of.
 type HubConfig struct {
@@ -83,8 +83,9 @@ type Hub struct {
 	devMu    sync.Mutex
 	offloads bool
 
+	ports atomic.Pointer[[]*Port] // the device's first; changed under mu, by putting another list in its place
+
 	mu    sync.RWMutex
-	ports []*Port // the device's first; replaced, never changed, so that a copy of the slice stays good
 	table map[station]*seat
 	swept time.Time // when the table was last searched for addresses that are too old
 
@@ -101,6 +102,7 @@ type Hub struct {
 func NewHub(c HubConfig) (*Hub, error) {
 	h := &Hub{cfg: c, epoch: time.Now(), most: max(1, c.Table/2), table: map[station]*seat{}, ended: make(chan struct{}), pumped: make(chan struct{})}
 	h.offloads = c.Check != nil && (c.Device == nil || c.Device.Offload != nil)
+	h.ports.Store(&[]*Port{})
 	if c.Device == nil {
 		close(h.pumped)
 		return h, nil
@@ -108,7 +110,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 	h.dev = &Port{hub: h, keyed: true, receives: c.Device.W != nil && c.Mode != HubToPeers}
 	h.dev.setName(c.Device.Label)
 	h.dev.flood.init(c.Flood)
-	h.ports = []*Port{h.dev}
+	h.ports.Store(&[]*Port{h.dev})
 	if h.offloads && c.Device.R != nil {
 		// Everything: a port whose peer can't take a kind of packet splits it.
 		if err := c.Device.Offload.Accept(c.Device.Offload.Caps()); err != nil {
@@ -292,10 +294,9 @@ type PortStats struct {
 func (h *Hub) Stats() HubStats {
 	h.mu.Lock()
 	h.sweep(time.Now())
-	ports := h.ports
 	h.mu.Unlock()
 	s := HubStats{Label: h.cfg.Label, Dropped: map[string]uint64{}}
-	for _, p := range ports {
+	for _, p := range *h.ports.Load() {
 		s.Ports = append(s.Ports, PortStats{Number: p.number, Label: p.name(), Received: p.received.count(), Sent: p.sent.count(), Dropped: p.dropped.Load(), Addresses: int(p.addresses.Load())})
 	}
 	for i := range h.refused {

@@ -16,8 +16,6 @@ func (h *Hub) forward(from *Port, p []byte, vnet bool, woken []*Port) []*Port {
 	}
 	from.received.add(len(body))
 	m := moving{h: h, from: from, p: p, vnet: vnet, size: len(body), woken: woken}
-	h.mu.RLock()
-	defer h.mu.RUnlock()
 	if h.cfg.Traffic == TAP {
 		m.frame(body)
 	} else {
@@ -26,7 +24,7 @@ func (h *Hub) forward(from *Port, p []byte, vnet bool, woken []*Port) []*Port {
 	return m.woken
 }
 
-// moving is a packet on its way through a hub, whose mu is held for reading.
+// moving is a packet on its way through a hub.
 type moving struct {
 	h     *Hub
 	from  *Port
@@ -60,21 +58,15 @@ func (m *moving) frame(f []byte) {
 		h.refuse(m.from, refusedHello, nil)
 		return
 	}
-	now := time.Now()
-	if !h.learn(m.from, src, now) {
-		return
-	}
+	to, ok := h.look(m.from, src, dst, time.Now())
 	switch {
+	case !ok:
 	case isReserved(f):
 		h.refuse(m.from, refusedReserved, nil)
-	case dst.isGroup():
+	case dst.isGroup(), to == nil:
 		m.flood()
 	default:
-		if to := h.at(dst, now); to != nil {
-			m.pass(to)
-		} else {
-			m.flood()
-		}
+		m.pass(to)
 	}
 }
 
@@ -93,23 +85,24 @@ func (m *moving) packet(p []byte) {
 		h.refuse(m.from, refusedHello, nil)
 		return
 	}
-	now := time.Now()
-	if !src.isNobody() && !h.learn(m.from, src, now) {
-		return
+	if src.isNobody() {
+		src = station{}
 	}
-	if dst.isGroup() {
+	to, ok := h.look(m.from, src, dst, time.Now())
+	switch {
+	case !ok:
+	case dst.isGroup():
 		m.flood()
-		return
+	default:
+		if to == nil {
+			to = h.fallback(m.from)
+		}
+		if to == nil {
+			h.refuse(m.from, refusedUnknown, dst)
+			return
+		}
+		m.pass(to)
 	}
-	to := h.at(dst, now)
-	if to == nil {
-		to = h.fallback(m.from)
-	}
-	if to == nil {
-		h.refuse(m.from, refusedUnknown, dst)
-		return
-	}
-	m.pass(to)
 }
 
 // fallback is where an IP packet goes whose destination nobody is known to have: from a peer to the device, behind which is a host with routes; otherwise to the only other port there is.
@@ -119,7 +112,7 @@ func (h *Hub) fallback(from *Port) *Port {
 		return h.dev
 	}
 	var only *Port
-	for _, p := range h.ports {
+	for _, p := range *h.ports.Load() {
 		if p == from {
 			continue
 		}
@@ -160,7 +153,7 @@ func (m *moving) flood() {
 		return
 	}
 	isolated := h.cfg.Isolate && m.from != h.dev
-	for _, to := range h.ports {
+	for _, to := range *h.ports.Load() {
 		if to == m.from || !to.receives || isolated && to != h.dev {
 			continue
 		}

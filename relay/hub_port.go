@@ -84,7 +84,7 @@ func (p *Port) admit(s *Session, peer *Endpoint, info PeerInfo) error {
 	h.mu.Lock()
 	var old *Port
 	if info.Identity != [16]byte{} {
-		for _, other := range h.ports {
+		for _, other := range *h.ports.Load() {
 			if other != p && other.identity == info.Identity {
 				old = other
 			}
@@ -100,13 +100,15 @@ func (p *Port) admit(s *Session, peer *Endpoint, info PeerInfo) error {
 	}
 	p.setName(peer.Label)
 	p.keyed, p.identity, p.session = peer.Keyed, info.Identity, s
-	ports := make([]*Port, 0, len(h.ports)+1)
-	for _, other := range h.ports {
+	now := *h.ports.Load()
+	ports := make([]*Port, 0, len(now)+1)
+	for _, other := range now {
 		if other != p && other != old {
 			ports = append(ports, other)
 		}
 	}
-	h.ports = append(ports, p)
+	ports = append(ports, p)
+	h.ports.Store(&ports)
 	var replaced *Session
 	if old != nil {
 		h.forget(old)
@@ -126,8 +128,10 @@ func (p *Port) leave() error {
 		h := p.hub
 		h.mu.Lock()
 		p.gone.Store(true)
-		if i := slices.Index(h.ports, p); i >= 0 {
-			h.ports = slices.Delete(slices.Clone(h.ports), i, i+1)
+		now := *h.ports.Load()
+		if i := slices.Index(now, p); i >= 0 {
+			ports := slices.Delete(slices.Clone(now), i, i+1)
+			h.ports.Store(&ports)
 		}
 		h.forget(p)
 		h.mu.Unlock()

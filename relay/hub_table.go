@@ -43,31 +43,30 @@ type seat struct {
 // seenStep is how exact seat.seen is: a station that sends a lot does not write it for each packet.
 const seenStep = int64(100 * time.Millisecond)
 
-// at returns the port that a station is behind, nil if it is not known. h.mu is held, for reading at least.
-func (h *Hub) at(s station, now time.Time) *Port {
-	st := h.table[s]
-	if st == nil || int64(now.Sub(h.epoch))-st.seen.Load() > int64(h.cfg.Ageing) {
-		return nil
-	}
-	return st.port
-}
-
-// learn notes that a packet from s came in at port p. It is false if s is another's and the packet must not pass. h.mu is held for reading, and may be let go for a moment.
-func (h *Hub) learn(p *Port, s station, now time.Time) bool {
+// look returns the port behind which the destination of a packet from port p is, nil if that is not known, and notes that the source is behind p, unless it is the zero station. ok is false if the source
+// is another's and the packet must not pass.
+func (h *Hub) look(p *Port, src, dst station, now time.Time) (to *Port, ok bool) {
 	t := int64(now.Sub(h.epoch))
-	if st := h.table[s]; st != nil && st.port == p {
-		if t-st.seen.Load() > seenStep {
-			st.seen.Store(t)
-		}
-		return true
-	} else if st == nil && int(p.addresses.Load()) >= h.most && now.Sub(h.swept) < sweepPause {
-		h.refuse(p, refusedFull, s) // without the lock that others would wait for: a flood of addresses is slow for nobody
-		return true
-	}
-	h.mu.RUnlock()
-	ok := h.seat(p, s, now, t)
 	h.mu.RLock()
-	return ok
+	if st := h.table[dst]; st != nil && t-st.seen.Load() <= int64(h.cfg.Ageing) {
+		to = st.port
+	}
+	st := h.table[src]
+	known := st != nil && st.port == p
+	if known && t-st.seen.Load() > seenStep {
+		st.seen.Store(t)
+	}
+	// Without the lock that others would wait for: a flood of addresses is slow for nobody.
+	full := st == nil && int(p.addresses.Load()) >= h.most && now.Sub(h.swept) < sweepPause
+	h.mu.RUnlock()
+	switch {
+	case known || src == station{}:
+		return to, true
+	case full:
+		h.refuse(p, refusedFull, src)
+		return to, true
+	}
+	return to, h.seat(p, src, now, t)
 }
 
 // sweepPause is the least time between two searches of the whole table for what is too old.
@@ -113,11 +112,12 @@ func (h *Hub) room(p *Port, now time.Time) bool {
 	if !full() {
 		return true
 	}
-	if int(p.addresses.Load()) >= min(h.most, h.cfg.Table/max(1, len(h.ports))) {
+	ports := *h.ports.Load()
+	if int(p.addresses.Load()) >= min(h.most, h.cfg.Table/max(1, len(ports))) {
 		return false
 	}
 	largest := p
-	for _, other := range h.ports {
+	for _, other := range ports {
 		if other.addresses.Load() > largest.addresses.Load() {
 			largest = other
 		}
@@ -150,6 +150,9 @@ func (h *Hub) sweep(now time.Time) {
 
 // forget forgets all addresses of a port. h.mu is held.
 func (h *Hub) forget(p *Port) {
+	if p.addresses.Load() == 0 {
+		return
+	}
 	for s, st := range h.table {
 		if st.port == p {
 			h.unseat(s, st)
