@@ -245,6 +245,16 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	if err != nil {
 		return err
 	}
+	var shared *addr.Hub // the inner address if all peers share it; nil: it is opened anew for each
+	if src.Many() && inner.Shares() {
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		if shared, err = p.openHub(ctx, inner, cancel); err != nil {
+			src.Close()
+			return err
+		}
+	}
 	if src.Many() {
 		if err := p.giveUpPrivileges(); err != nil {
 			src.Close()
@@ -255,7 +265,7 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	if !src.Many() {
 		ep, err := src.Next(ctx)
 		if err == nil {
-			err = p.session(ctx, ep, inner, outer.IsDevice(), swapped, false)
+			err = p.session(ctx, ep, inner, nil, outer.IsDevice(), swapped, false)
 		}
 		if cerr := src.Close(); err == nil {
 			err = cerr
@@ -269,8 +279,8 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 			break
 		}
 		running.Go(func() {
-			if err := p.session(ctx, ep, inner, outer.IsDevice(), swapped, true); err != nil && ctx.Err() == nil {
-				p.log.With(ep.Label).Errorf("%s", err)
+			if err := p.session(ctx, ep, inner, shared, outer.IsDevice(), swapped, true); err != nil && ctx.Err() == nil {
+				p.sessionFailed(ep.Label, err)
 			}
 		})
 	}
@@ -278,6 +288,9 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 		p.log.Warnf("%s: %s", outer.Text, cerr)
 	}
 	running.Wait()
+	if shared != nil {
+		err = p.closeHub(shared, err)
+	}
 	return noEOF(err)
 }
 
@@ -289,8 +302,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// session opens the inner address for one endpoint ep of the outer one, which may be a device, and joins them. It closes ep.
-func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, device, swapped, forked bool) error {
+// session opens the inner address for one endpoint ep of the outer one, which may be a device, unless all share it, and joins them. It closes ep.
+func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, shared *addr.Hub, device, swapped, forked bool) error {
 	log := p.log
 	if forked {
 		log = log.With(ep.Label)
@@ -300,12 +313,15 @@ func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *add
 		}
 	}
 	following := p.states.session(ep.Label, forked)
-	env := p.env(peerEnv(ep), log, following, forked)
-	env.Tunnel = device
-	src, err := inner.Open(ctx, env)
-	if err != nil {
-		closeUnused(ep, log)
-		return err
+	var src addr.Source = noClose{shared}
+	if shared == nil {
+		env := p.env(peerEnv(ep), log, following, forked)
+		env.Tunnel = device
+		var err error
+		if src, err = inner.Open(ctx, env); err != nil {
+			closeUnused(ep, log)
+			return err
+		}
 	}
 	if !forked {
 		p.states.opened()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"tunsplice/addr"
 	"tunsplice/relay"
 )
 
@@ -12,7 +13,8 @@ type sessions struct {
 	mu      sync.Mutex
 	running []labelled
 	ended   relay.Stats
-	count   int // sessions that have ended
+	count   int       // sessions that have ended
+	hub     *addr.Hub // that the sessions share; nil: none
 }
 
 type labelled struct {
@@ -24,6 +26,13 @@ func (ss *sessions) add(s *relay.Session, label string) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	ss.running = append(ss.running, labelled{s, label})
+}
+
+// setHub notes the hub that the sessions share, nil: there is none any more.
+func (ss *sessions) setHub(h *addr.Hub) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.hub = h
 }
 
 func (ss *sessions) remove(s *relay.Session) {
@@ -72,6 +81,13 @@ func (p *invocation) logStatistics(label string, s relay.Stats) {
 	}
 }
 
+// logHubStatistics logs the counts of a hub in the same way.
+func (p *invocation) logHubStatistics(hub *addr.Hub) {
+	for _, line := range hub.Statistics() {
+		p.sink.write(relay.Info, "STATISTICS: "+line)
+	}
+}
+
 // logAllStatistics logs the counts of each running session, and with option fork the sum of all there have been.
 func (p *invocation) logAllStatistics() {
 	p.sessions.mu.Lock()
@@ -87,6 +103,9 @@ func (p *invocation) logAllStatistics() {
 			p.logStatistics("", stats)
 			return
 		}
+	}
+	if p.sessions.hub != nil {
+		p.logHubStatistics(p.sessions.hub)
 	}
 	if forked || p.sessions.count > 0 || len(p.sessions.running) == 0 {
 		p.logStatistics("", total)

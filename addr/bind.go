@@ -115,6 +115,11 @@ func Bind(spec *Spec, c BindConfig) (*Address, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i, b := range []*Bound{r, w} {
+		if b.isHub() {
+			return nil, &Mistake{Arg: spec.Text, Pos: spec.Parts[i].Pos, Msg: "a hub can't be one half of a dual address", hint: "with -u or -U it is used in one direction"}
+		}
+	}
 	if c.Mode&Read != 0 {
 		a.Read = r
 	}

@@ -218,7 +218,8 @@ var groupTitles = map[Group]string{
 	GNAMED: "entries in the file system", GOPEN: "open(2)", GEXEC: "programs without a shell", GFORK: "programs", GLISTEN: "listening", GSHELL: "programs by a shell",
 	GCHILD: "serving many", GRETRY: "trying again", GTERMIOS: "terminals", GRANGE: "choosing peers", GPTY: "pseudo terminals", GPARENT: "programs and us",
 	GUNIX: "UNIX sockets", GIP4: "IPv4", GIP6: "IPv6", GINTERFACE: "network interfaces", GUDP: "UDP", GTCP: "TCP", GSOCKS: "SOCKS", GOPENSSL: "TLS", GHTTP: "HTTP",
-	GPOSIXMQ: "message queues", GSCTP: "SCTP", GDCCP: "DCCP", GUDPLITE: "UDP-Lite", GPACKETS: "packets over a byte stream",
+	GPOSIXMQ: "message queues", GSCTP: "SCTP", GDCCP: "DCCP", GUDPLITE: "UDP-Lite", GHUB: "several peers on one device",
+	GPACKETS: "packets over a byte stream",
 }
 
 // docAndAliases is the option's line of documentation with its other names.

@@ -49,6 +49,9 @@ func (b *Bound) checkEvery() error {
 	if err := b.bindKey(); err != nil {
 		return err
 	}
+	if err := b.checkHub(); err != nil {
+		return err
+	}
 	return b.checkHalves()
 }
 

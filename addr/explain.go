@@ -65,7 +65,7 @@ func quoteIfNeeded(s string) string {
 }
 
 // isDevice says that the address carries the packets of a network device.
-func (b *Bound) isDevice() bool { return b.Groups&GINTERFACE != 0 }
+func (b *Bound) isDevice() bool { return b.Groups&(GINTERFACE|GHUB) != 0 }
 
 // ExplainFraming says how packets will travel between two addresses, "" if neither is a device.
 func ExplainFraming(left, right *Address) string {

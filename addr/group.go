@@ -41,6 +41,7 @@ const (
 	GSCTP
 	GDCCP
 	GUDPLITE
+	GHUB     // ours: what several peers can share (option hub and its kin)
 	GPACKETS // ours: byte streams that packets can travel over (framing and its kin)
 
 	gEvery = GPROCESS | GAPPL // the groups that every address type is in
@@ -48,7 +49,7 @@ const (
 
 var groupNames = [...]string{"FD", "FIFO", "CHR", "BLK", "REG", "SOCKET", "READLINE", "NAMED", "OPEN", "EXEC", "FORK", "LISTEN", "SHELL", "CHILD",
 	"RETRY", "TERMIOS", "RANGE", "PTY", "PARENT", "UNIX", "IP4", "IP6", "INTERFACE", "UDP", "TCP", "SOCKS", "OPENSSL", "PROCESS", "APPL", "HTTP",
-	"POSIXMQ", "SCTP", "DCCP", "UDPLITE", "PACKETS"}
+	"POSIXMQ", "SCTP", "DCCP", "UDPLITE", "HUB", "PACKETS"}
 
 // String lists the groups as socat's help does: "FD,SOCKET,TCP".
 func (g Group) String() string {

@@ -21,7 +21,7 @@ var optRetrieveVLAN = declare(kindBool, Option{Name: "retrieve-vlan", Groups: GI
 
 var _ = addType(Type{
 	Name: "INTERFACE", Aliases: "IF", Params: []Param{{Name: "interface"}},
-	Groups: GFD | GSOCKET | GINTERFACE, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GINTERFACE | GHUB, Can: ReadWrite,
 	Summary: "frames of an existing network interface, link layer included",
 	Doc: "Opens a packet socket on a network interface: reads what the interface receives and writes what it is to send. Interface flags and MTU that options change are put " +
 		"back at the end. Needs CAP_NET_RAW.",
@@ -110,7 +110,7 @@ func openInterface(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return nil, err
 	}
 	env.reach(StateDevice, ep.Env...)
-	return &one{ep: ep}, nil
+	return b.deviceSource(ep, env)
 }
 
 // setUpInterface binds the socket and applies the options. restore undoes what was changed on the interface.

@@ -101,7 +101,7 @@ func (a *Address) Listens() bool {
 
 // IsDevice says that the address is a network device, or stands for one.
 func (a *Address) IsDevice() bool {
-	return slices.ContainsFunc(a.bounds(), func(b *Bound) bool { return b.Groups&GINTERFACE != 0 })
+	return slices.ContainsFunc(a.bounds(), func(b *Bound) bool { return b.isDevice() })
 }
 
 // serves says that a listening address goes on after its first peer.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"tunsplice/relay"
@@ -40,6 +41,8 @@ type Env struct {
 	Tunnel bool
 	// State is called when the address reaches a state, with NAME=value pairs about it; it does not wait. nil: nobody asks.
 	State func(s State, vars ...string)
+	// HubFailed is called once when a hub, which all sessions share, does not work any more; it must not wait. nil: who uses the hub finds out.
+	HubFailed func(error)
 	// ChildFailed is called when a program that we started was seen to end with a status other than 0.
 	ChildFailed func(status int)
 }
@@ -128,7 +131,7 @@ type watched struct {
 	Source
 	b    *Bound
 	env  *Env
-	told bool
+	told sync.Once
 }
 
 // Next implements Source.
@@ -140,12 +143,11 @@ func (w *watched) Next(ctx context.Context) (*relay.Endpoint, error) {
 	case err != nil:
 		return nil, labelled{errors.Wrap(err, w.b.Label()), w.b.Label()}
 	}
-	if !w.told {
-		w.told = true
+	w.told.Do(func() {
 		for _, name := range w.b.unused() {
 			w.env.Log.Warnf("%s: option %q has no effect here", w.b.Label(), name)
 		}
-	}
+	})
 	return ep, nil
 }
 

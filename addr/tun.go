@@ -193,7 +193,7 @@ func parseRoute(text string) (r tundev.Route, err error) {
 
 var _ = addType(Type{
 	Name: "TUN", Params: []Param{{Name: "address/bits", Optional: true}}, Tail: true,
-	Groups: GFD | GCHR | GOPEN | GINTERFACE, Can: ReadWrite,
+	Groups: GFD | GCHR | GOPEN | GINTERFACE | GHUB, Can: ReadWrite,
 	Summary: "TUN or TAP network device, with optional address",
 	Doc: "Opens a TUN device (IP packets), or with tun-type=tap a TAP device (Ethernet frames), and makes it if it does not exist. Each read is one packet that the host sends " +
 		"through the device, each write is one that the host receives. A device that was made here goes with the program unless persist says otherwise; on one that existed " +
@@ -211,7 +211,7 @@ var _ = addType(Type{
 
 var _ = addType(Type{
 	Name: "TAP", Params: []Param{{Name: "address/bits", Optional: true}}, Tail: true,
-	Groups: GFD | GCHR | GOPEN | GINTERFACE, Can: ReadWrite, Ours: true,
+	Groups: GFD | GCHR | GOPEN | GINTERFACE | GHUB, Can: ReadWrite, Ours: true,
 	Summary: "TAP network device: TUN with tun-type=tap,iff-no-pi",
 	Doc:     "A TAP device whose frames have no packet information in front. All else is as for TUN.",
 	Examples: []Example{
@@ -228,7 +228,7 @@ func (b *Bound) tunConfig() (c tundev.Config, err error) {
 		Name:       optTunName.Or(b, ""),
 		Kind:       optTunType.Or(b, tundev.TUN),
 		ClonePath:  optTunDevice.Or(b, ""),
-		PI:         !optNoPI.Or(b, false),
+		PI:         !optNoPI.Or(b, b.isHub()),
 		NetNS:      optNetns.Or(b, ""),
 		Routes:     optRoute.All(b),
 		MAC:        optMAC.Or(b, nil),
@@ -299,7 +299,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, busyDevice(err)
 	}
 	mtu, err := dev.MTU()
 	if err != nil {
@@ -331,7 +331,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return nil, err
 	}
 	env.reach(StateDevice, ep.Env...)
-	return &one{ep: ep}, nil
+	return b.deviceSource(ep, env)
 }
 
 // deviceEnv returns what programs get to know of a device: its name, its MTU in bytes, and its addresses separated by spaces.

@@ -102,6 +102,10 @@ type Endpoint struct {
 	Offload Offload              // nil: packets are always complete
 	Carrier func(on bool) error  // tells the device whether there is a link (option carrier); nil: it does not follow
 
+	// Admit is asked once in each session, before the first packet moves, when the peer is known as far as it will be: an error ends the session, and the peer is told. peer is the endpoint on the
+	// other side. nil: everybody is welcome.
+	Admit func(s *Session, peer *Endpoint, info PeerInfo) error
+
 	// Of byte streams that packets travel over.
 	Framing      Framing
 	HelloTimeout time.Duration // how long packets wait for the peer's hello, 0: DefaultHelloTimeout
@@ -131,6 +135,10 @@ type Offload interface {
 	Accept(peer Caps) error
 	// Put writes a packet with virtio-net header that came from the peer, after it was checked; a refused header is an error of one packet.
 	Put(p []byte) error
+}
+
+// Merger is an Offload that can make one packet of consecutive ones of a flow.
+type Merger interface {
 	// Add takes a complete packet, to be written with the next Flush, where consecutive packets of a flow may go as one. It must stay as it is until then. False: there is no room
 	// before a Flush.
 	Add(p []byte) bool

@@ -58,7 +58,10 @@ func (k *Kept) Lend() (ep *Endpoint, take func() error) {
 		c.Carrier = l.carrier
 	}
 	if c.Offload != nil {
-		c.Offload = l
+		_, merges := c.Offload.(Merger)
+		if c.Offload = l; merges {
+			c.Offload = lentMerger{l}
+		}
 	}
 	return &c, l.take
 }
@@ -150,15 +153,18 @@ func (l *lent) Accept(peer Caps) error { return l.k.ep.Load().Offload.Accept(pee
 // Put implements Offload.
 func (l *lent) Put(p []byte) error { return l.k.ep.Load().Offload.Put(p) }
 
-// Add implements Offload.
-func (l *lent) Add(p []byte) bool { return l.held.Load() && l.k.ep.Load().Offload.Add(p) }
+// lentMerger is lent of a device that merges packets.
+type lentMerger struct{ *lent }
 
-// Flush implements Offload.
-func (l *lent) Flush(done func(packets, bytes int, err error) error) error {
+// Add implements Merger.
+func (l lentMerger) Add(p []byte) bool { return l.held.Load() && l.k.ep.Load().Offload.(Merger).Add(p) }
+
+// Flush implements Merger.
+func (l lentMerger) Flush(done func(packets, bytes int, err error) error) error {
 	if !l.held.Load() {
 		return os.ErrDeadlineExceeded
 	}
-	return l.k.ep.Load().Offload.Flush(done)
+	return l.k.ep.Load().Offload.(Merger).Flush(done)
 }
 
 // Read implements Reader.

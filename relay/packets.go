@@ -92,11 +92,12 @@ func (d *direction) split() {
 
 // merge gathers a packet for the device, or writes it if the device takes packets one by one.
 func (d *direction) merge(p []byte) error {
-	if d.dst.Offload == nil {
+	m, ok := d.dst.Offload.(Merger)
+	if !ok {
 		return d.putPacket(p)
 	}
 	d.s.cfg.Dump.see(d, p)
-	for !d.dst.Offload.Add(p) {
+	for !m.Add(p) {
 		if err := d.flush(); err != nil {
 			return err
 		}
@@ -106,10 +107,11 @@ func (d *direction) merge(p []byte) error {
 
 // flush writes what merge gathered.
 func (d *direction) flush() error {
-	if d.dst.Offload == nil {
+	m, ok := d.dst.Offload.(Merger)
+	if !ok {
 		return nil
 	}
-	return d.dst.Offload.Flush(d.merged)
+	return m.Flush(d.merged)
 }
 
 // putMerged counts packets that were written as one.

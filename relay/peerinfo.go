@@ -26,6 +26,19 @@ func (s *Session) admit(info PeerInfo) error {
 	return s.admitErr
 }
 
+// admitBoth asks two, the first of which may be nil.
+func admitBoth(first, second func(PeerInfo) error) func(PeerInfo) error {
+	if first == nil {
+		return second
+	}
+	return func(info PeerInfo) error {
+		if err := first(info); err != nil {
+			return err
+		}
+		return second(info)
+	}
+}
+
 // admitPlain admits the peer of a session in which no hellos are exchanged.
 func (s *Session) admitPlain() error {
 	info := PeerInfo{Framing: FramingNone.String()}

@@ -87,6 +87,11 @@ func NewSession(left, right *Endpoint, c Config) *Session {
 	if c.RightToLeft && right.R != nil && left.W != nil {
 		s.rtl = &direction{s: s, name: "right to left", arrow: '<', number: 2, src: right, dst: left}
 	}
+	for _, pair := range [][2]*Endpoint{{left, right}, {right, left}} {
+		if pair[0].Admit != nil {
+			s.cfg.Admit = admitBoth(s.cfg.Admit, func(info PeerInfo) error { return pair[0].Admit(s, pair[1], info) })
+		}
+	}
 	return s
 }
 
