@@ -4,6 +4,9 @@ import (
 	"context"
 
 	"tunsplice/addr"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
 )
 
 // One device for all peers of an address with fork (option hub).
@@ -34,9 +37,13 @@ func (p *invocation) closeHub(hub *addr.Hub, err error) error {
 	return err
 }
 
-// sessionFailed logs the error of one session among many.
-func (p *invocation) sessionFailed(peer string, err error) {
+// sessionFailed logs the error of one session among many. That a peer of a hub leaves in the middle of a packet is none: the others go on.
+func (p *invocation) sessionFailed(peer string, err error, shared bool) {
 	log := p.log.With(peer)
+	if shared && (errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)) {
+		log.Noticef("%s", err)
+		return
+	}
 	log.Errorf("%s", err)
 	if hint := addr.Hint(err); hint != "" {
 		log.Warnf("hint: %s", hint)

@@ -169,7 +169,7 @@ func TestHubHint(t *testing.T) {
 func TestHubChurn(t *testing.T) {
 	dir := t.TempDir()
 	l := &lab{t: t, dir: dir}
-	server := l.start("tunsplice", "-lf", "log", "UNIX-LISTEN:s,fork,backlog=300,framing=u16", "HUB,hub-table=1000,hub-flood=0")
+	server := l.start("tunsplice", "-lf", "log", "UNIX-LISTEN:s,fork,backlog=300,framing=u16", "HUB,hub-table=1000")
 	path := filepath.Join(dir, "s")
 	eventually(t, "the socket", func() bool { _, err := os.Stat(path); return err == nil }, server.output)
 	proc := fmt.Sprintf("/proc/%d", server.cmd.Process.Pid)
@@ -214,10 +214,10 @@ func TestHubChurn(t *testing.T) {
 		eventually(t, what, func() bool { return descriptors() <= want }, func() string { return fmt.Sprintf("%d descriptors", descriptors()) })
 	}
 	begin := descriptors()
-	churn(2 * time.Second)
+	churn(time.Second)
 	settled("the descriptors of the first peers are closed", begin+2)
 	first := memory()
-	churn(6 * time.Second)
+	churn(4 * time.Second)
 	settled("the descriptors of all peers are closed", begin+2)
 	if last := memory(); last > first+first/2+32<<10 {
 		t.Errorf("%d KiB after the first peers, %d after the last", first, last)
@@ -233,7 +233,7 @@ func TestHubChurn(t *testing.T) {
 	}
 }
 
-// visit joins the hub, sends frames from made-up addresses to all and to others, reads some of what comes or nothing, and leaves.
+// visit joins the hub, sends frames from made-up addresses to all and to others, reads what comes or nothing, and leaves.
 func visit(path string, r *rand.Rand) (received int, err error) {
 	conn, err := net.Dial("unix", path)
 	if errors.Is(err, syscall.EAGAIN) {
@@ -247,7 +247,7 @@ func visit(path string, r *rand.Rand) (received int, err error) {
 		return 0, nil // says nothing
 	}
 	var out []byte
-	for range r.IntN(40) {
+	for range r.IntN(12) {
 		f := make([]byte, 60+r.IntN(1400))
 		binary.BigEndian.PutUint16(f[12:], 0x88b6)
 		f[0], f[6] = 2, 2
@@ -258,11 +258,11 @@ func visit(path string, r *rand.Rand) (received int, err error) {
 		}
 		out = append(binary.BigEndian.AppendUint16(out, uint16(len(f))), f...)
 	}
-	conn.SetDeadline(time.Now().Add(time.Duration(r.IntN(300)) * time.Millisecond))
+	conn.SetDeadline(time.Now().Add(time.Duration(100+r.IntN(900)) * time.Millisecond))
 	if _, err := conn.Write(out); err != nil {
 		return 0, nil // time is up
 	}
-	if r.IntN(3) > 0 {
+	if r.IntN(8) > 0 {
 		n, _ := io.Copy(io.Discard, conn) // until time is up
 		received = int(n)
 	}

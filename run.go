@@ -280,7 +280,7 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 		}
 		running.Go(func() {
 			if err := p.session(ctx, ep, inner, shared, outer.IsDevice(), swapped, true); err != nil && ctx.Err() == nil {
-				p.sessionFailed(ep.Label, err)
+				p.sessionFailed(ep.Label, err, shared != nil)
 			}
 		})
 	}

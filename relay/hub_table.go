@@ -57,7 +57,7 @@ func (h *Hub) look(p *Port, src, dst station, now time.Time) (to *Port, ok bool)
 		st.seen.Store(t)
 	}
 	// Without the lock that others would wait for: a flood of addresses is slow for nobody.
-	full := st == nil && int(p.addresses.Load()) >= h.most && now.Sub(h.swept) < sweepPause
+	full := st == nil && now.Sub(h.swept) < sweepPause && h.full(p) && int(p.addresses.Load()) >= h.share()
 	h.mu.RUnlock()
 	switch {
 	case known || src == station{}:
@@ -105,19 +105,17 @@ func (h *Hub) seat(p *Port, s station, now time.Time, t int64) bool {
 // room makes sure that one more address of p can be entered, if that is its right: a port may fill half of the table at most, and once the table is full a port with less than an equal share takes
 // a place from the port that has most. h.mu is held.
 func (h *Hub) room(p *Port, now time.Time) bool {
-	full := func() bool { return len(h.table) >= h.cfg.Table || int(p.addresses.Load()) >= h.most }
-	if full() && now.Sub(h.swept) >= sweepPause {
+	if h.full(p) && now.Sub(h.swept) >= sweepPause {
 		h.sweep(now)
 	}
-	if !full() {
+	if !h.full(p) {
 		return true
 	}
-	ports := *h.ports.Load()
-	if int(p.addresses.Load()) >= min(h.most, h.cfg.Table/max(1, len(ports))) {
+	if int(p.addresses.Load()) >= h.share() {
 		return false
 	}
 	largest := p
-	for _, other := range ports {
+	for _, other := range *h.ports.Load() {
 		if other.addresses.Load() > largest.addresses.Load() {
 			largest = other
 		}
@@ -130,6 +128,14 @@ func (h *Hub) room(p *Port, now time.Time) bool {
 	}
 	return false
 }
+
+// full says that there is no room for one more address of p. h.mu is held, for reading at least.
+func (h *Hub) full(p *Port) bool {
+	return len(h.table) >= h.cfg.Table || int(p.addresses.Load()) >= h.most
+}
+
+// share is how many addresses a port can have whatever the others do.
+func (h *Hub) share() int { return min(h.most, h.cfg.Table/max(1, len(*h.ports.Load()))) }
 
 // unseat takes an address off the table. h.mu is held.
 func (h *Hub) unseat(s station, st *seat) {
