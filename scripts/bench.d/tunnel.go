@@ -104,9 +104,9 @@ func (p *program) farAddress() string {
 
 // streams loads the tunnel with iperf3 and pings through it before and meanwhile.
 func (b *bench) streams(p *program, t tunnelCase) ([]figure, error) {
-	const every = 5 * time.Millisecond
+	const every = 20 * time.Millisecond // ping of iputils waits busily for less, and takes a third of a processor from what is measured
 	target := p.farAddress()
-	idle, err := ping(target, every, 500*time.Millisecond)
+	idle, err := ping(target, every, time.Second)
 	if err != nil {
 		return nil, errors.Wrap(err, "idle ping")
 	}
