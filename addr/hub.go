@@ -31,14 +31,15 @@ var (
 	optHubFlood = declare(kindUint, Option{Name: "hub-flood", Groups: GHUB, Phase: PhOffset, Ours: true,
 		Doc: "how many packets a second one peer, or the device, can have sent to all others: broadcasts, multicasts and frames to unknown addresses (default 5000, 0: no limit)"})
 	optHubQueue = declare(kindUint, Option{Name: "hub-queue", Groups: GHUB, Phase: PhOffset, Ours: true,
-		Doc: "how many bytes wait for one peer of a hub at most; what comes then is dropped (default 1048576)"})
+		Doc: "how many bytes wait for one peer of a hub at most; what comes then is dropped (default 2097152)"})
 )
 
 // Bounds of the options.
 const (
 	defaultHubTable = 4096
 	defaultHubFlood = 5000
-	defaultHubQueue = 1 << 20
+	// A single TCP flow at 17 Gbit/s loses nothing with 4 MiB and little with 2; each peer that does not read costs as much.
+	defaultHubQueue = 2 << 20
 	leastHubQueue   = 2 * relay.MaxPacket
 	mostHubQueue    = 1 << 30
 	mostHubTable    = 1 << 20
