@@ -100,7 +100,7 @@ func (b *Bound) open(ctx context.Context, env *Env) (Source, error) {
 	if err != nil {
 		return nil, labelled{errors.Wrap(err, b.Label()), b.Label()}
 	}
-	return &watched{Source: b.secured(env, src), b: b, env: env}, nil
+	return &watched{Source: b.secured(env, src), b: b, log: env.Log}, nil
 }
 
 // labelled is an error of one address.
@@ -127,7 +127,7 @@ func AddressOf(err error) string {
 type watched struct {
 	Source
 	b    *Bound
-	env  *Env
+	log  *relay.Log
 	told bool
 }
 
@@ -143,7 +143,7 @@ func (w *watched) Next(ctx context.Context) (*relay.Endpoint, error) {
 	if !w.told {
 		w.told = true
 		for _, name := range w.b.unused() {
-			w.env.Log.Warnf("%s: option %q has no effect here", w.b.Label(), name)
+			w.log.Warnf("%s: option %q has no effect here", w.b.Label(), name)
 		}
 	}
 	return ep, nil
