@@ -303,7 +303,7 @@ func (l *lasting) session(ctx context.Context, ep *relay.Endpoint, log *relay.Lo
 		left, right = dev, ep
 	}
 	following := l.p.states.session(ep.Label, serving)
-	err = l.p.transferWith(ctx, left, right, log, following, serving, func(c *relay.Config) {
+	adjust := func(c *relay.Config) {
 		c.Identity = l.identity
 		c.Admit = func(info relay.PeerInfo) error {
 			if err := l.admit(ctx, me, info); err != nil {
@@ -312,7 +312,11 @@ func (l *lasting) session(ctx context.Context, ep *relay.Endpoint, log *relay.Lo
 			up = true
 			return nil
 		}
-	}, func(s *relay.Session) { l.arrive(me, s) })
+	}
+	begun := func(s *relay.Session) { l.arrive(me, s) }
+	err = untilDone(func(done func(error)) {
+		l.p.startTransfer(ctx, left, right, log, following, serving, adjust, begun, done)
+	})
 	return up, err
 }
 

@@ -265,7 +265,7 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	if !src.Many() {
 		ep, err := src.Next(ctx)
 		if err == nil {
-			err = p.session(ctx, ep, inner, nil, outer.IsDevice(), swapped, false)
+			err = untilDone(func(done func(error)) { p.session(ctx, ep, inner, nil, outer.IsDevice(), swapped, false, done) })
 		}
 		if cerr := src.Close(); err == nil {
 			err = cerr
@@ -273,15 +273,18 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 		return noEOF(err)
 	}
 	var running sync.WaitGroup
+	device := outer.IsDevice()
 	for {
 		var ep *relay.Endpoint
 		if ep, err = src.Next(ctx); err != nil {
 			break
 		}
-		running.Go(func() {
-			if err := p.session(ctx, ep, inner, shared, outer.IsDevice(), swapped, true); err != nil && ctx.Err() == nil {
+		running.Add(1)
+		go p.session(ctx, ep, inner, shared, device, swapped, true, func(err error) {
+			if err != nil && ctx.Err() == nil {
 				p.sessionFailed(ep.Label, err, shared != nil)
 			}
+			running.Done()
 		})
 	}
 	if cerr := src.Close(); cerr != nil {
@@ -302,14 +305,23 @@ func noEOF(err error) error {
 	return err
 }
 
-// session opens the inner address for one endpoint ep of the outer one, which may be a device, unless all share it, and joins them. It closes ep.
-func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, shared *addr.Hub, device, swapped, forked bool) error {
+// untilDone starts what calls done at its end, and waits for that.
+func untilDone(start func(done func(error))) error {
+	ended := make(chan error, 1)
+	start(func(err error) { ended <- err })
+	return <-ended
+}
+
+// session opens the inner address for one endpoint ep of the outer one, which may be a device, unless all share it, and joins them. It returns when that is under way; done is called when it is over
+// and ep is closed. So an idle session keeps no goroutine but those of its two directions.
+func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *addr.Address, shared *addr.Hub, device, swapped, forked bool, done func(error)) {
 	log := p.log
 	if forked {
 		log = log.With(ep.Label)
 		if err := pause(ctx, p.forkWait); err != nil {
 			ep.Close()
-			return err
+			done(err)
+			return
 		}
 	}
 	following := p.states.session(ep.Label, forked)
@@ -320,7 +332,8 @@ func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *add
 		var err error
 		if src, err = inner.Open(ctx, env); err != nil {
 			closeUnused(ep, log)
-			return err
+			done(err)
+			return
 		}
 	}
 	if !forked {
@@ -330,17 +343,19 @@ func (p *invocation) session(ctx context.Context, ep *relay.Endpoint, inner *add
 	if err != nil {
 		closeUnused(ep, log)
 		src.Close()
-		return noEOF(err)
+		done(noEOF(err))
+		return
 	}
 	left, right := ep, other
 	if swapped {
 		left, right = other, ep
 	}
-	err = p.transfer(ctx, left, right, log, following, forked)
-	if cerr := src.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	p.startTransfer(ctx, left, right, log, following, forked, nil, nil, func(err error) {
+		if cerr := src.Close(); err == nil {
+			err = cerr
+		}
+		done(err)
+	})
 }
 
 // closeUnused closes an endpoint that found no partner.
@@ -353,16 +368,12 @@ func closeUnused(ep *relay.Endpoint, log *relay.Log) {
 	}
 }
 
-// transfer runs one session between two open endpoints, and closes them.
-func (p *invocation) transfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, following *progress, forked bool) error {
-	return p.transferWith(ctx, left, right, log, following, forked, nil, nil)
-}
-
-// transferWith is transfer for a session with more in its configuration than the command line says: adjust adds that, and begun is told of the session before it runs.
-func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, following *progress, forked bool, adjust func(c *relay.Config), begun func(*relay.Session)) error {
+// startTransfer starts a session between two open endpoints, and closes them; done is called at its end. What the session is to have in its configuration beyond what the command line
+// says is added by adjust, and begun is told of the session before it runs; both may be nil.
+func (p *invocation) startTransfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, following *progress, forked bool,
+	adjust func(c *relay.Config), begun func(*relay.Session), done func(error)) {
 	dump, closeDump, err := p.dump(left, right)
 	if err == nil {
-		defer closeDump()
 		if p.Descriptors {
 			p.sink.plain(describeDescriptors(left, right))
 		}
@@ -374,7 +385,11 @@ func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoi
 	if err != nil {
 		closeUnused(left, log)
 		closeUnused(right, log)
-		return err
+		if closeDump != nil { // nil if it was that which failed
+			closeDump()
+		}
+		done(err)
+		return
 	}
 	p.sink.started()
 	following.connected(left, right)
@@ -390,18 +405,16 @@ func (p *invocation) transferWith(ctx context.Context, left, right *relay.Endpoi
 	if begun != nil {
 		begun(s)
 	}
-	label := ""
-	if forked {
-		label = left.Label + " " + right.Label
-	}
-	p.sessions.add(s, label)
-	err = s.Run(ctx)
-	p.sessions.remove(s)
-	if p.Statistics {
-		p.logStatistics(label, s.Stats())
-	}
-	following.down(err)
-	return err
+	p.sessions.add(s, forked)
+	s.Start(ctx, func(err error) {
+		p.sessions.remove(s)
+		if p.Statistics {
+			p.logStatistics(sessionLabel(s, forked), s.Stats())
+		}
+		following.down(err)
+		closeDump()
+		done(err)
+	})
 }
 
 // pause waits d, unless ctx ends first.

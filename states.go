@@ -85,8 +85,19 @@ func (s *states) closed(status int) {
 	s.ready.end()
 }
 
+// followed says whether anybody gets to know of a session's states, so that an idle one holds nothing for nobody.
+func (p *progress) followed() bool {
+	return p.session == "" || p.s.hook != nil || p.s.sink.json
+}
+
 // reach takes a state of an address, or of the session.
 func (p *progress) reach(state addr.State, vars ...string) {
+	if !p.followed() {
+		if state == addr.StateUp {
+			p.s.ready.reached()
+		}
+		return
+	}
 	e := event{Message: string(state)}
 	p.mu.Lock()
 	switch state {

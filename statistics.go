@@ -11,21 +11,21 @@ import (
 // sessions are those that run at the moment, in the order of their beginning, and the sums of those that have ended. The zero value is ready.
 type sessions struct {
 	mu      sync.Mutex
-	running []labelled
+	running []entry
 	ended   relay.Stats
 	count   int       // sessions that have ended
 	hub     *addr.Hub // that the sessions share; nil: none
 }
 
-type labelled struct {
+type entry struct {
 	*relay.Session
-	label string // "" for the only session
+	forked bool // one of many
 }
 
-func (ss *sessions) add(s *relay.Session, label string) {
+func (ss *sessions) add(s *relay.Session, forked bool) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	ss.running = append(ss.running, labelled{s, label})
+	ss.running = append(ss.running, entry{s, forked})
 }
 
 // setHub notes the hub that the sessions share, nil: there is none any more.
@@ -54,6 +54,14 @@ func sum(a, b relay.Stats) relay.Stats {
 		return relay.Count{Packets: a.Packets + b.Packets, Bytes: a.Bytes + b.Bytes, Lost: a.Lost + b.Lost}
 	}
 	return relay.Stats{LeftToRight: add(a.LeftToRight, b.LeftToRight), RightToLeft: add(a.RightToLeft, b.RightToLeft)}
+}
+
+// sessionLabel names a session in messages: "" for the only one.
+func sessionLabel(s *relay.Session, forked bool) string {
+	if forked {
+		return s.Label()
+	}
+	return ""
 }
 
 // logStatistics logs the counts of one session in the two lines that scripts read, whatever the level of the log.
@@ -96,11 +104,8 @@ func (p *invocation) logAllStatistics() {
 	for _, l := range p.sessions.running {
 		stats := l.Stats()
 		total = sum(total, stats)
-		if l.label != "" {
-			forked = true
-			p.logStatistics(l.label, stats)
-		} else {
-			p.logStatistics("", stats)
+		p.logStatistics(sessionLabel(l.Session, l.forked), stats)
+		if forked = l.forked; !forked {
 			return
 		}
 	}

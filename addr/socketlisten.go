@@ -73,6 +73,13 @@ func (s *sessions) end() {
 	}
 }
 
+// endWith has the session of an endpoint be over when that is closed.
+func (s *sessions) endWith(ep *relay.Endpoint) {
+	if s.slots != nil {
+		onClose(ep, s.end)
+	}
+}
+
 // waiting is a socket on which peers are waited for, by one goroutine at a time.
 type waiting struct {
 	b       *Bound
@@ -217,7 +224,7 @@ func (l *listener) Next(ctx context.Context) (*relay.Endpoint, error) {
 		ep, err := l.session(fd, &peer)
 		switch {
 		case err == nil && ep != nil:
-			onClose(ep, l.running.end)
+			l.running.endWith(ep)
 			return ep, nil
 		case err != nil && !l.fork:
 			l.running.end()
@@ -328,7 +335,7 @@ func (d *dialer) Next(ctx context.Context) (*relay.Endpoint, error) {
 		d.running.end()
 		return nil, err
 	}
-	onClose(ep, d.running.end)
+	d.running.endWith(ep)
 	return ep, nil
 }
 

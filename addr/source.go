@@ -103,7 +103,7 @@ func (b *Bound) open(ctx context.Context, env *Env) (Source, error) {
 	if err != nil {
 		return nil, labelled{errors.Wrap(err, b.Label()), b.Label()}
 	}
-	return &watched{Source: b.secured(env, src), b: b, env: env}, nil
+	return &watched{Source: b.secured(env, src), b: b, log: env.Log}, nil
 }
 
 // labelled is an error of one address.
@@ -130,7 +130,7 @@ func AddressOf(err error) string {
 type watched struct {
 	Source
 	b    *Bound
-	env  *Env
+	log  *relay.Log
 	told sync.Once
 }
 
@@ -145,7 +145,7 @@ func (w *watched) Next(ctx context.Context) (*relay.Endpoint, error) {
 	}
 	w.told.Do(func() {
 		for _, name := range w.b.unused() {
-			w.env.Log.Warnf("%s: option %q has no effect here", w.b.Label(), name)
+			w.log.Warnf("%s: option %q has no effect here", w.b.Label(), name)
 		}
 	})
 	return ep, nil

@@ -61,6 +61,12 @@ type Session struct {
 
 	admitting sync.Once
 	admitErr  error
+
+	done       func(error)    // of Start
+	unfollow   func() bool    // the context of Start concerns the session no more
+	unfinished atomic.Int32   // directions whose goroutines run
+	programs   sync.WaitGroup // goroutines of watchProgram
+	over       chan struct{}  // closed when these must end; nil: there are none
 }
 
 // direction is one half of the traffic: src is read, dst is written.
@@ -102,78 +108,110 @@ func Run(ctx context.Context, left, right *Endpoint, c Config) (Stats, error) {
 	return s.Stats(), err
 }
 
-// Run runs the session once.
+// Run runs the session once, to its end.
 func (s *Session) Run(ctx context.Context) error {
-	err := s.transfer(ctx)
+	ended := make(chan error, 1)
+	s.Start(ctx, func(err error) { ended <- err })
+	return <-ended
+}
+
+// Start begins to run the session, once, and returns. When all has ended and is closed, done is called with the session's error: by the last goroutine of the session, or by Start itself
+// if nothing came to move.
+//
+// Each direction has a goroutine that begins here, with nothing below it on its stack: what waits there fits the smallest stack (2 KiB). On top of the calls that have opened the
+// endpoints it would take two or four times as much, for as long as the session is idle.
+func (s *Session) Start(ctx context.Context, done func(error)) {
+	s.done = done
+	moving, err := s.begin(ctx)
+	if !moving {
+		s.close(err)
+		return
+	}
+	if s.running == 0 {
+		s.end()
+		return
+	}
+	s.unfinished.Store(int32(s.running))
+	for _, d := range []*direction{s.ltr, s.rtl} {
+		if d != nil {
+			go d.main()
+		}
+	}
+}
+
+// main is the goroutine of a direction. The last of them ends the session.
+func (d *direction) main() {
+	d.s.ended(d, d.run())
+	if d.s.unfinished.Add(-1) == 0 {
+		d.s.end()
+	}
+}
+
+// begin does all that comes before data move; moving says whether any will.
+func (s *Session) begin(ctx context.Context) (moving bool, err error) {
+	if err := s.prepare(); err != nil {
+		return false, err
+	}
+	if s.isStopping() {
+		return false, s.err
+	}
+	if s.cfg.Log.Enabled(Notice) {
+		s.cfg.Log.Noticef("starting data transfer loop with FDs %s and %s", s.left.fds(), s.right.fds())
+	}
+	s.touch()
+	if s.link == nil {
+		if err := s.admitPlain(); err != nil {
+			return false, err
+		}
+	} else {
+		s.link.greet() // before anything of the peer is heard, so that its hello comes first
+	}
+	s.unfollow = context.AfterFunc(ctx, s.interrupt)
+	if s.cfg.Idle > 0 {
+		s.mu.Lock()
+		s.timer = time.AfterFunc(s.cfg.Idle, s.checkIdle)
+		s.mu.Unlock()
+	}
+	for _, e := range []*Endpoint{s.left, s.right} {
+		if e.Ended != nil {
+			if s.over == nil {
+				s.over = make(chan struct{})
+			}
+			s.programs.Go(func() { s.watchProgram(e, s.over) })
+		}
+	}
+	return true, nil
+}
+
+// end comes after both directions.
+func (s *Session) end() {
+	if s.link != nil {
+		s.link.quit()
+	}
+	s.mu.Lock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	err := s.err
+	s.mu.Unlock()
+	if s.over != nil {
+		close(s.over)
+		s.programs.Wait()
+	}
+	s.unfollow()
+	s.setCarrier(false)
+	s.close(err)
+}
+
+// close closes both endpoints and tells who waits.
+func (s *Session) close(err error) {
 	// The far side of a pipeline ends after the near one: close the reader of data last, so that a program sees its end of file first.
 	for _, e := range []*Endpoint{s.left, s.right} {
 		if cerr := e.close(); cerr != nil && err == nil {
 			err = errors.Wrap(cerr, e.Label)
 		}
 	}
-	return err
-}
-
-func (s *Session) transfer(ctx context.Context) error {
-	if err := s.prepare(); err != nil {
-		return err
-	}
-	if s.isStopping() {
-		return s.err
-	}
-	s.cfg.Log.Noticef("starting data transfer loop with FDs %s and %s", s.left.fds(), s.right.fds())
-	s.touch()
-	if s.link == nil {
-		if err := s.admitPlain(); err != nil {
-			return err
-		}
-	}
-	defer s.setCarrier(false)
-	if s.link != nil {
-		s.link.greet() // before anything of the peer is heard, so that its hello comes first
-	}
-	stop := context.AfterFunc(ctx, s.interrupt)
-	defer stop()
-	if s.cfg.Idle > 0 {
-		s.mu.Lock()
-		s.timer = time.AfterFunc(s.cfg.Idle, s.checkIdle)
-		s.mu.Unlock()
-	}
-	over := make(chan struct{})
-	var programs sync.WaitGroup
-	for _, e := range []*Endpoint{s.left, s.right} {
-		if e.Ended != nil {
-			programs.Go(func() { s.watchProgram(e, over) })
-		}
-	}
-	defer programs.Wait()
-	defer close(over)
-	// One direction runs here, the other in a goroutine that ends before Run returns.
-	var wg sync.WaitGroup
-	first, second := s.ltr, s.rtl
-	if first == nil {
-		first, second = second, nil
-	}
-	if second != nil {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			s.ended(second, second.run())
-		}()
-	}
-	if first != nil {
-		s.ended(first, first.run())
-	}
-	wg.Wait()
-	if s.link != nil {
-		s.link.quit()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	return s.err
+	s.done(err)
 }
 
 // prepare settles how the two endpoints meet, before anything moves.
@@ -291,6 +329,9 @@ func (s *Session) fail(err error) {
 	s.mu.Unlock()
 	s.interrupt()
 }
+
+// Label names the session by its endpoints.
+func (s *Session) Label() string { return s.left.Label + " " + s.right.Label }
 
 // Stats returns what passed so far.
 func (s *Session) Stats() Stats {
