@@ -270,3 +270,30 @@ func visit(path string, r *rand.Rand) (received int, err error) {
 	}
 	return received, nil
 }
+
+// A hub over UDP, with a key: all peers come from one host, each from a port of its own, and one that was killed is back at once.
+func TestHubKeyedDatagrams(t *testing.T) {
+	l := &hubLab{lab: newLab(t)}
+	l.hosts = []string{l.a}
+	key := filepath.Join(l.dir, "key")
+	l.run("tunsplice", "keygen", key)
+	l.server = l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", "UDP-LISTEN:40839,fork,reuseaddr,psk="+key, "TAP:172.0.0.1/24,up,hub,tun-name=ts0")...)
+	eventually(t, "the listener", func() bool { return strings.Contains(l.server.output(), "listening on") }, l.server.output)
+	join := func(i int) *background {
+		return l.start(on(l.hosts[i-1], "tunsplice", "-d", "-d", "UDP:10.74.68.1:40839,reconnect,heartbeat=0.3,netns="+l.b+",psk="+key, fmt.Sprintf("TAP:172.0.0.%d/24,up,tun-name=ts0", i))...)
+	}
+	for i := 2; i <= 3; i++ {
+		ns := fmt.Sprintf("%s%d", l.a, i)
+		l.run("ip", "netns", "add", ns)
+		t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
+		l.hosts = append(l.hosts, ns)
+		l.peers = append(l.peers, join(i))
+	}
+	l.reach(1, 2, 3)
+	l.peers[0].stop(syscall.SIGKILL)
+	l.peers[0] = join(2)
+	l.reach(1, 2, 3)
+	if status := l.server.stop(syscall.SIGTERM); status != 143 {
+		t.Errorf("exit status %d\n%s", status, l.say())
+	}
+}
