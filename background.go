@@ -114,13 +114,13 @@ func (p *invocation) tellReason(err error) {
 
 // startServer starts the program again and waits until it is ready. It returns the exit status.
 func (p *invocation) startServer(argv []string) int {
+	// Signals that would end us end the server, which tells us by its status: from before there is one, or it would be left alone.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	pid, pipe, err := forkServer(argv)
 	if err != nil {
 		return p.fail(errors.Wrap(err, "--background"))
 	}
-	// Signals that would end us end the server, which tells us by its status.
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	go func() {
 		for s := range signals {
 			unix.Kill(pid, s.(syscall.Signal))
