@@ -257,6 +257,12 @@ func TestKeyedDatagramsRestart(t *testing.T) {
 	client := func() *background {
 		return l.start(on(l.b, "tunsplice", "-d", "-d", "-d", "TUN:172.0.0.2/24,iff-no-pi,up,tun-name=ts0", "UDP:10.74.68.1:40839,sourceport=40840"+key)...)
 	}
+	l.survivesKills(server, client)
+}
+
+// survivesKills starts both ends of a tunnel, kills each and starts it again: packets flow again in time.
+func (l *lab) survivesKills(server, client func() *background) {
+	l.t.Helper()
 	a, b := server(), client()
 	say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
 	l.ping("172.0.0.1", say, 56)
@@ -271,7 +277,7 @@ func TestKeyedDatagramsRestart(t *testing.T) {
 		}
 		l.ping("172.0.0.1", say, 56, 1000)
 		if took := time.Since(began); took > 6*time.Second {
-			t.Errorf("%s: packets flow after %s\n%s", end, took, say())
+			l.t.Errorf("%s: packets flow after %s\n%s", end, took, say())
 		}
 	}
 }
@@ -286,24 +292,8 @@ func TestKeyedReconnect(t *testing.T) {
 	client := func() *background {
 		return l.start(on(l.b, "tunsplice", "-d", "-d", "TUN:172.0.0.2/24,iff-no-pi,up,tun-name=ts0", "TCP:10.74.68.1:40839,reconnect"+key)...)
 	}
-	a, b := server(), client()
 	stranger := l.start(on(l.b, "tunsplice", "TUN:172.9.0.1/24,iff-no-pi,up,tun-name=ts1", "TCP:10.74.68.1:40839,reconnect=0.01:0.05"+other)...)
-	say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
-	l.ping("172.0.0.1", say, 56)
-	for _, end := range []string{"server", "client"} {
-		began := time.Now()
-		if end == "server" {
-			a.stop(syscall.SIGKILL)
-			a = server()
-		} else {
-			b.stop(syscall.SIGKILL)
-			b = client()
-		}
-		l.ping("172.0.0.1", say, 56, 1000)
-		if took := time.Since(began); took > 6*time.Second {
-			t.Errorf("%s: packets flow after %s\n%s", end, took, say())
-		}
-	}
+	l.survivesKills(server, client)
 	stranger.stop(syscall.SIGTERM)
 	if n := strings.Count(stranger.output(), "another key, or none"); n == 0 || n > 3 {
 		t.Errorf("the stranger says %d times why it is refused\n%s", n, stranger.output())
