@@ -34,20 +34,17 @@ func ipForms(t Type, check func(b *Bound, family int) error, open func(ctx conte
 		{"4", "127.0.0.1", " over IPv4", GIP4, unix.AF_INET},
 		{"6", "[::1]", " over IPv6", GIP6, unix.AF_INET6},
 	} {
-		put := strings.NewReplacer("{4}", form.digit, "{host}", form.host, "{any}", form.words).Replace
 		f := t
-		f.Name, f.Aliases, f.Summary, f.Doc = put(t.Name), put(t.Aliases), put(t.Summary), put(t.Doc)
-		f.Examples = nil
-		for _, e := range t.Examples {
-			f.Examples = append(f.Examples, Example{put(e.Args), put(e.Does)})
-		}
+		f.Name, f.Aliases = strings.ReplaceAll(t.Name, "{4}", form.digit), strings.ReplaceAll(t.Aliases, "{4}", form.digit)
 		f.Groups |= form.groups
 		family := form.family
 		f.Check = func(b *Bound) error { return check(b, b.ipFamily(family)) }
 		f.Open = func(ctx context.Context, b *Bound, env *Env) (Source, error) {
 			return open(ctx, b, env, b.ipFamily(family))
 		}
-		types = append(types, addType(f))
+		row := addType(f)
+		row.template("{4}", form.digit, "{host}", form.host, "{any}", form.words)
+		types = append(types, row)
 	}
 	return types
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Mode says in which directions an address is used, or can be.
@@ -43,6 +44,8 @@ type Type struct {
 	Examples []Example
 	Ours     bool // socat has no such type
 	Tail     bool // the parameter takes the whole text, colons included (a command line, an IPv6 address)
+
+	complete func() // puts the texts of a template into their final form, once; nil: they are written out
 
 	// Check finds mistakes in parameters and options that can be found without opening anything; nil: there are none to find.
 	Check func(b *Bound) error
@@ -89,8 +92,27 @@ func addType(t Type) *Type {
 	return &t
 }
 
+// template marks Summary, Doc and Examples as texts with words to be replaced: pairs as for strings.NewReplacer. That happens when the type is first asked for, so that a start of the
+// program does not pay for the texts of all types.
+func (t *Type) template(pairs ...string) {
+	t.complete = sync.OnceFunc(func() {
+		put := strings.NewReplacer(pairs...).Replace
+		t.Summary, t.Doc = put(t.Summary), put(t.Doc)
+		examples := make([]Example, len(t.Examples))
+		for i, e := range t.Examples {
+			examples[i] = Example{put(e.Args), put(e.Does)}
+		}
+		t.Examples = examples
+	})
+}
+
 // Types returns the table of address types sorted by name.
 func Types() []*Type {
+	for _, t := range allTypes {
+		if t.complete != nil {
+			t.complete()
+		}
+	}
 	return slices.SortedFunc(slices.Values(allTypes), func(a, b *Type) int { return strings.Compare(a.Name, b.Name) })
 }
 
@@ -105,7 +127,11 @@ func LookupType(keyword string) *Type {
 			}
 		}
 	}
-	return typesByName[strings.ToUpper(keyword)]
+	t := typesByName[strings.ToUpper(keyword)]
+	if t != nil && t.complete != nil {
+		t.complete()
+	}
+	return t
 }
 
 // typeNames returns every keyword, for suggestions.

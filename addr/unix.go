@@ -38,19 +38,16 @@ func unixForms(t Type, pathAliases, abstractAliases string, open func(ctx contex
 		{"UNIX", "/tmp/sock", "UNIX socket", pathAliases, GNAMED, false},
 		{"ABSTRACT", "sock", "abstract UNIX socket", abstractAliases, 0, true},
 	} {
-		put := strings.NewReplacer("{K}", form.keyword, "{name}", form.name, "{kind}", form.kind).Replace
 		f := t
-		f.Name, f.Aliases, f.Summary, f.Doc = put(t.Name), form.aliases, put(t.Summary), put(t.Doc)
+		f.Name, f.Aliases = strings.ReplaceAll(t.Name, "{K}", form.keyword), form.aliases
 		f.Params = []Param{{Name: "filename"}}
 		f.Groups |= form.groups | GFD | GSOCKET | GUNIX
-		f.Examples = nil
-		for _, e := range t.Examples {
-			f.Examples = append(f.Examples, Example{put(e.Args), put(e.Does)})
-		}
 		abstract := form.abstract
 		f.Check = func(b *Bound) error { return b.checkUnix(abstract) }
 		f.Open = func(ctx context.Context, b *Bound, env *Env) (Source, error) { return open(ctx, b, env, abstract) }
-		types = append(types, addType(f))
+		row := addType(f)
+		row.template("{K}", form.keyword, "{name}", form.name, "{kind}", form.kind)
+		types = append(types, row)
 	}
 	return types
 }
