@@ -282,7 +282,7 @@ func (n *netdev) read(fd int, first, second []byte) (got int, err error) {
 	for {
 		switch {
 		case second == nil:
-			got, err = unix.Read(fd, first)
+			got, err = relay.ReadNow(fd, first)
 		case n.recv != nil:
 			got, err = n.recv(fd, first, second)
 		default:
@@ -306,7 +306,7 @@ func (n *netdev) read(fd int, first, second []byte) (got int, err error) {
 
 // rawVector calls readv or writev on two buffers. The wrappers of package unix allocate.
 func rawVector(call uintptr, fd int, iov *[2]unix.Iovec) (int, error) {
-	n, _, errno := syscall.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), 2)
+	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), 2)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -403,7 +403,7 @@ func (n *netdev) writePacket(fd uintptr) bool {
 	for {
 		var err error
 		if n.outN == 1 {
-			_, err = unix.Write(int(fd), n.packet)
+			_, err = relay.WriteNow(int(fd), n.packet)
 		} else {
 			n.out[0].Base, n.out[1].Base = &n.none[0], &n.packet[0]
 			n.out[0].SetLen(len(n.none))

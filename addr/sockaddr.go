@@ -151,16 +151,16 @@ func (s *sockaddr) env(vars []string, which string) []string {
 	return vars
 }
 
-// The system calls that take or give a socket address. They do not wait: the descriptors are non-blocking.
+// The system calls that take or give a socket address. They do not wait, as the descriptors are non-blocking, and are short: Go's scheduler is not told of them (see relay.ReadNow).
 
 func bindTo(fd int, s *sockaddr) error {
-	_, _, e := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&s.b)), uintptr(s.n))
+	_, _, e := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&s.b)), uintptr(s.n))
 	return errnoOrNil(e)
 }
 
 func connectTo(fd int, s *sockaddr) error {
 	for {
-		_, _, e := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&s.b)), uintptr(s.n))
+		_, _, e := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&s.b)), uintptr(s.n))
 		if e != unix.EINTR {
 			return errnoOrNil(e)
 		}
@@ -173,7 +173,7 @@ func getpeername(fd int) (s sockaddr, err error) { return nameCall(unix.SYS_GETP
 
 func nameCall(call uintptr, fd int) (s sockaddr, err error) {
 	s.n = uint32(len(s.b))
-	_, _, e := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(&s.b)), uintptr(unsafe.Pointer(&s.n)))
+	_, _, e := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&s.b)), uintptr(unsafe.Pointer(&s.n)))
 	if e != 0 {
 		return sockaddr{}, e
 	}
@@ -185,7 +185,7 @@ func nameCall(call uintptr, fd int) (s sockaddr, err error) {
 func acceptFrom(fd int) (conn int, peer sockaddr, err error) {
 	for {
 		peer.n = uint32(len(peer.b))
-		r, _, e := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&peer.b)), uintptr(unsafe.Pointer(&peer.n)),
+		r, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&peer.b)), uintptr(unsafe.Pointer(&peer.n)),
 			unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
 		switch e {
 		case 0:
@@ -202,7 +202,7 @@ func acceptFrom(fd int) (conn int, peer sockaddr, err error) {
 func receiveFrom(fd int, p []byte, from *sockaddr) (n int, err error) {
 	for {
 		*from = sockaddr{n: uint32(len(from.b))}
-		r, _, e := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_TRUNC,
+		r, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_TRUNC,
 			uintptr(unsafe.Pointer(&from.b)), uintptr(unsafe.Pointer(&from.n)))
 		switch e {
 		case 0:
@@ -222,7 +222,7 @@ func sendTo(fd int, p []byte, to *sockaddr) error {
 		name = unsafe.Pointer(&to.b)
 	}
 	for {
-		_, _, e := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_NOSIGNAL,
+		_, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_NOSIGNAL,
 			uintptr(name), uintptr(to.n))
 		if e != unix.EINTR {
 			return errnoOrNil(e)

@@ -55,7 +55,7 @@ func (s *packetSocket) newTrain() *train {
 	}
 	t.send = func(fd uintptr) bool {
 		for {
-			_, _, e := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&t.msg)), unix.MSG_NOSIGNAL)
+			_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&t.msg)), unix.MSG_NOSIGNAL)
 			if e != unix.EINTR {
 				t.err = errnoOrNil(e)
 				return e != unix.EAGAIN

@@ -4,6 +4,8 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,11 +22,85 @@ type File struct {
 	*os.File
 	raw   syscall.RawConn
 	fd    int
+	kind  uint32   // S_IFMT bits, 0 if unknown
 	given int      // the number the user knows it by
 	waits bool     // its system calls may block: a borrowed descriptor without O_NONBLOCK
 	watch *os.File // of a borrowed descriptor that may block: an epoll instance that becomes readable when fd does; nil for regular files
 	space *os.File // of a borrowed socket that may block: the same for writing
 	shut  func() error
+
+	closed  atomic.Bool
+	now     bool     // it never waits, nor is there a disk behind it: see ReadNow
+	in, out transfer // of such a descriptor
+}
+
+// transfer is one Read or Write under way, as the poller calls back: kept, so that a call allocates nothing.
+type transfer struct {
+	mu   sync.Mutex // held during a call
+	p    []byte
+	n    int
+	err  error
+	step func(fd uintptr) bool
+}
+
+func (t *transfer) read(fd uintptr) bool {
+	t.n, t.err = ReadNow(int(fd), t.p)
+	return t.err != unix.EAGAIN
+}
+
+func (t *transfer) write(fd uintptr) bool {
+	for {
+		var n int
+		n, t.err = WriteNow(int(fd), t.p[t.n:]) // also if p is empty: of a packet socket, an empty packet
+		if t.n += n; t.n == len(t.p) || t.err != nil {
+			return t.err != unix.EAGAIN
+		}
+	}
+}
+
+// readNow is Read.
+func (f *File) readNow(p []byte) (int, error) {
+	t := &f.in
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.step == nil {
+		t.step = t.read
+	}
+	t.p, t.n, t.err = p, 0, nil
+	err := f.raw.Read(t.step)
+	t.p = nil
+	switch {
+	case err != nil:
+		return 0, f.pollError(err)
+	case t.n == 0 && t.err == nil && len(p) > 0:
+		return 0, io.EOF
+	}
+	return t.n, t.err
+}
+
+// writeNow is Write.
+func (f *File) writeNow(p []byte) (int, error) {
+	t := &f.out
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.step == nil {
+		t.step = t.write
+	}
+	t.p, t.n, t.err = p, 0, nil
+	err := f.raw.Write(t.step)
+	t.p = nil
+	if err != nil {
+		return t.n, f.pollError(err)
+	}
+	return t.n, t.err
+}
+
+// pollError is the error of a raw call that was not made or had to wait. Of a closed file that is a value of Go's own that is not exported.
+func (f *File) pollError(err error) error {
+	if f.closed.Load() {
+		return os.ErrClosed
+	}
+	return bare(err)
 }
 
 // NewFile takes over an open descriptor and sets it non-blocking. Shutting the writing side does nothing until OnCloseWrite says otherwise.
@@ -39,7 +115,15 @@ func NewFile(fd int, name string) (*File, error) {
 		f.Close()
 		return nil, errors.Wrap(err, name)
 	}
-	return &File{File: f, raw: raw, fd: fd, given: fd}, nil
+	nf := &File{File: f, raw: raw, fd: fd, given: fd}
+	nf.prepare()
+	return nf, nil
+}
+
+// prepare chooses how data are moved.
+func (f *File) prepare() {
+	f.kind = fileType(f.fd)
+	f.now = !f.waits && (f.kind == unix.S_IFSOCK || f.kind == unix.S_IFIFO)
 }
 
 // BorrowFile makes a half of an inherited descriptor, such as standard input, without changing what other holders of it see.
@@ -82,6 +166,7 @@ func BorrowFile(fd int, name string) (*File, error) {
 		f.Close()
 		return nil, errors.Wrap(err, name)
 	}
+	f.prepare()
 	return f, nil
 }
 
@@ -127,10 +212,16 @@ func (f *File) SyscallConn() (syscall.RawConn, error) { return f.raw, nil }
 
 // readRaw runs do until it says true, waiting until the descriptor is readable each time it says false.
 func (f *File) readRaw(do func(fd uintptr) bool) error {
+	var err error
 	if f.watch == nil {
-		return f.raw.Read(do)
+		err = f.raw.Read(do)
+	} else {
+		err = f.whenReady(f.watch, do)
 	}
-	return f.whenReady(f.watch, do)
+	if err != nil {
+		return f.pollError(err)
+	}
+	return nil
 }
 
 // whenReady is readRaw for a descriptor that the runtime's poller does not know, by way of the epoll instance over it.
@@ -148,7 +239,10 @@ func (f *File) whenReady(watch *os.File, do func(fd uintptr) bool) error {
 
 // Read reads what is there, at most len(p) bytes: of a packet descriptor one packet.
 func (f *File) Read(p []byte) (n int, err error) {
-	if f.watch == nil {
+	switch {
+	case f.now:
+		return f.readNow(p)
+	case f.watch == nil:
 		n, err = f.File.Read(p)
 		return n, bare(err)
 	}
@@ -171,6 +265,9 @@ func (f *File) Read(p []byte) (n int, err error) {
 func (f *File) Write(p []byte) (int, error) {
 	if f.space != nil {
 		return f.send(p)
+	}
+	if f.now {
+		return f.writeNow(p)
 	}
 	n, err := f.File.Write(p)
 	return n, bare(err)
@@ -223,6 +320,7 @@ func (f *File) CloseWrite() error {
 
 // Close releases the descriptor, or what was added to an inherited one.
 func (f *File) Close() error {
+	f.closed.Store(true)
 	if f.watch != nil {
 		f.watch.Close()
 	}

@@ -39,7 +39,7 @@ func (d *direction) copyStream() error {
 		d.setWay("copy")
 		return m.copyPlain()
 	}
-	kind := fileType(src.fd)
+	kind := src.kind
 	if kind == unix.S_IFREG && dstFile && dst.space == nil && !seen {
 		done, err := m.sendFile()
 		if done || err != nil {
@@ -95,8 +95,7 @@ type mover struct {
 	err  error
 	left int // bytes in pipe
 
-	outFlags int // of the splice out of the pipe
-	pipe     *splicePipe
+	pipe *splicePipe
 }
 
 func (m *mover) take() {
@@ -150,7 +149,7 @@ func (m *mover) copyUntilBulk() (bulk bool, err error) {
 	full := 0
 	for {
 		if err := m.src.readRaw(read); err != nil {
-			return false, m.d.readError(bare(err))
+			return false, m.d.readError(err)
 		}
 		if m.err != nil {
 			return false, m.d.readError(m.err)
@@ -175,7 +174,11 @@ func (m *mover) copyUntilBulk() (bulk bool, err error) {
 // readBuffer takes a buffer and fills it, or gives it back if there is nothing yet.
 func (m *mover) readBuffer(fd uintptr) bool {
 	m.take()
-	m.n, m.err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), m.buf) })
+	if m.src.now {
+		m.n, m.err = ReadNow(int(fd), m.buf)
+	} else {
+		m.n, m.err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), m.buf) })
+	}
 	switch {
 	case m.err == unix.EAGAIN:
 		m.give()
@@ -211,13 +214,9 @@ func newSplicePipe() *splicePipe {
 func (m *mover) splice() (small bool, err error) {
 	defer m.dropPipe()
 	in, out := m.spliceIn, m.spliceOut
-	m.outFlags = unix.SPLICE_F_MOVE
-	if !m.dst.waits {
-		m.outFlags |= unix.SPLICE_F_NONBLOCK
-	}
 	for short := 0; short < smallReads; {
 		if err := m.src.readRaw(in); err != nil {
-			return false, m.d.readError(bare(err))
+			return false, m.d.readError(err)
 		}
 		switch {
 		case m.err == unix.EINVAL || m.err == unix.ENOSYS || m.err == errNoPipe:
@@ -260,10 +259,7 @@ func (m *mover) spliceIn(fd uintptr) bool {
 			return true
 		}
 	}
-	m.n, m.err = ignoringEINTR(func() (int, error) {
-		n, err := unix.Splice(int(fd), nil, m.pipe.w, nil, 1<<20, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		return int(n), err
-	})
+	m.n, m.err = m.spliceSome(int(fd), m.pipe.w, 1<<20)
 	switch {
 	case m.err == unix.EAGAIN:
 		m.dropPipe() // an idle session holds no pipe
@@ -275,14 +271,20 @@ func (m *mover) spliceIn(fd uintptr) bool {
 }
 
 func (m *mover) spliceOut(fd uintptr) bool {
-	m.n, m.err = ignoringEINTR(func() (int, error) {
-		n, err := unix.Splice(m.pipe.r, nil, int(fd), nil, m.left, m.outFlags)
+	m.n, m.err = m.spliceSome(m.pipe.r, int(fd), m.left)
+	return m.err != unix.EAGAIN
+}
+
+// spliceSome moves at most size bytes between a descriptor and the pipe.
+func (m *mover) spliceSome(from, to, size int) (int, error) {
+	if m.src.now && m.dst.now {
+		return spliceNow(from, to, size)
+	}
+	n, err := ignoringEINTR(func() (int, error) {
+		n, err := unix.Splice(from, nil, to, nil, size, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		return int(n), err
 	})
-	if m.n < 0 {
-		m.n = 0
-	}
-	return m.err != unix.EAGAIN
+	return max(n, 0), err
 }
 
 // emptyPipe writes by hand what a destination without splice left in the pipe.
