@@ -274,19 +274,33 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	}
 	var running sync.WaitGroup
 	device := outer.IsDevice()
-	for {
-		var ep *relay.Endpoint
-		if ep, err = src.Next(ctx); err != nil {
-			break
-		}
-		running.Add(1)
-		go p.session(ctx, ep, inner, shared, device, swapped, true, func(err error) {
+	begin := func(ep *relay.Endpoint) {
+		p.session(ctx, ep, inner, shared, device, swapped, true, func(err error) {
 			if err != nil && ctx.Err() == nil {
 				p.sessionFailed(ep.Label, err, shared != nil)
 			}
 			running.Done()
 		})
 	}
+	beginners := make(chan *relay.Endpoint)
+	for {
+		var ep *relay.Endpoint
+		if ep, err = src.Next(ctx); err != nil {
+			break
+		}
+		running.Add(1)
+		select {
+		case beginners <- ep:
+		default:
+			go func() { // to begin the next ones too: its stack has grown then
+				begin(ep)
+				for ep := range beginners {
+					begin(ep)
+				}
+			}()
+		}
+	}
+	close(beginners)
 	if cerr := src.Close(); cerr != nil {
 		p.log.Warnf("%s: %s", outer.Text, cerr)
 	}

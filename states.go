@@ -123,6 +123,9 @@ func (p *progress) reach(state addr.State, vars ...string) {
 
 // connected takes the two open endpoints of a session.
 func (p *progress) connected(left, right *relay.Endpoint) {
+	if !p.followed() {
+		return
+	}
 	p.bytes.Store(left.Traffic == relay.Stream && right.Traffic == relay.Stream)
 	var vars []string
 	for _, e := range []*relay.Endpoint{left, right} {
@@ -140,6 +143,10 @@ func (p *progress) connected(left, right *relay.Endpoint) {
 // up is relay.Config.Up.
 func (p *progress) up(peer relay.PeerInfo) {
 	framing := peer.Framing
+	if !p.followed() {
+		p.reach(addr.StateUp)
+		return
+	}
 	switch {
 	case p.bytes.Load():
 		framing = ""
@@ -151,6 +158,9 @@ func (p *progress) up(peer relay.PeerInfo) {
 
 // down takes the end of a session that was connected.
 func (p *progress) down(err error) {
+	if !p.followed() {
+		return
+	}
 	e := event{Message: "down"}
 	if err != nil {
 		e.Message += ": " + relay.ErrorText(err)

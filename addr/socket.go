@@ -151,8 +151,15 @@ func bindLowPort(local sockaddr) func(int) error {
 	}
 }
 
-// connectSocket makes a socket and connects it to one address. The endpoint is not made yet; the file has gone through phase CONNECTED.
-func (b *Bound) connectSocket(ctx context.Context, env *Env, s socketSpec, remote *sockaddr, bind func(int) error) (*relay.File, error) {
+// connection is a connected socket that no endpoint is made of yet.
+type connection struct {
+	file *relay.File
+	typ  int // of the socket, as SOCK_STREAM
+	peer sockaddr
+}
+
+// connectSocket makes a socket and connects it to one address. It has gone through phase CONNECTED.
+func (b *Bound) connectSocket(ctx context.Context, env *Env, s socketSpec, remote *sockaddr, bind func(int) error) (*connection, error) {
 	fd, err := b.makeSocket(s, bind)
 	if err != nil {
 		return nil, err
@@ -162,13 +169,15 @@ func (b *Bound) connectSocket(ctx context.Context, env *Env, s socketSpec, remot
 		unix.Close(fd)
 		return nil, err
 	}
-	f, err := connectFD(ctx, fd, remote, optConnectTimeout.Or(b, b.attemptTime()))
+	f, peer, err := connectFD(ctx, fd, remote, optConnectTimeout.Or(b, b.attemptTime()))
 	if err != nil {
 		return nil, connectError(err, remote)
 	}
 	err = onFile(f, func(fd int) error {
-		if local, err := getsockname(fd); err == nil {
-			env.Log.Noticef("successfully connected from local address %s", &local)
+		if env.Log.Enabled(relay.Notice) {
+			if local, err := getsockname(fd); err == nil {
+				env.Log.Noticef("successfully connected from local address %s", &local)
+			}
 		}
 		return b.applyAll(fd, PhPastconnect, PhConnected)
 	})
@@ -176,7 +185,7 @@ func (b *Bound) connectSocket(ctx context.Context, env *Env, s socketSpec, remot
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return &connection{f, optSoType.Or(b, s.typ), peer}, nil
 }
 
 // connectError names the address, and the usual cure.
@@ -194,26 +203,30 @@ func connectError(err error, remote *sockaddr) error {
 }
 
 // connectFD connects a non-blocking socket, which it owns from now on. limit bounds the time if it is not 0.
-func connectFD(ctx context.Context, fd int, remote *sockaddr, limit time.Duration) (*relay.File, error) {
+func connectFD(ctx context.Context, fd int, remote *sockaddr, limit time.Duration) (f *relay.File, peer sockaddr, err error) {
 	var deadline time.Time
 	if limit > 0 {
 		deadline = time.Now().Add(limit)
 	}
-	err := startConnect(ctx, fd, remote, deadline)
+	err = startConnect(ctx, fd, remote, deadline)
 	if err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
-		return nil, err
+		return nil, peer, err
 	}
 	waiting := err != nil
-	f, err := relay.NewFile(fd, "socket")
-	if err != nil || !waiting {
-		return f, err
+	if f, err = relay.NewSocket(fd, "socket"); err != nil {
+		return nil, peer, err
 	}
-	if err := awaitConnect(ctx, f, deadline); err != nil {
+	if waiting {
+		peer, err = awaitConnect(ctx, f, deadline)
+	} else {
+		peer, _ = getpeername(fd) // it may have gone already
+	}
+	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, peer, err
 	}
-	return f, nil
+	return f, peer, nil
 }
 
 // startConnect calls connect(2). A UNIX stream socket whose queue is full says EAGAIN, and nothing tells when there is room again: it is asked again at growing intervals.
@@ -233,13 +246,13 @@ func startConnect(ctx context.Context, fd int, remote *sockaddr, deadline time.T
 }
 
 // awaitConnect waits for the end of a connect(2) in progress.
-func awaitConnect(ctx context.Context, f *relay.File, deadline time.Time) error {
+func awaitConnect(ctx context.Context, f *relay.File, deadline time.Time) (peer sockaddr, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return err
+		return peer, err
 	}
 	if err := f.SetWriteDeadline(deadline); err != nil {
-		return err
+		return peer, err
 	}
 	stop := context.AfterFunc(ctx, func() { f.SetWriteDeadline(time.Unix(1, 0)) })
 	var result error
@@ -251,34 +264,36 @@ func awaitConnect(ctx context.Context, f *relay.File, deadline time.Time) error 
 		case code != 0:
 			result = unix.Errno(code)
 		default:
-			_, result = getpeername(int(fd))
+			peer, result = getpeername(int(fd))
 		}
 		return result != unix.ENOTCONN
 	})
 	switch {
 	case !stop():
-		return ctx.Err()
+		return peer, ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return unix.ETIMEDOUT
+		return peer, unix.ETIMEDOUT
 	case err != nil:
-		return err
+		return peer, err
 	case result != nil:
-		return result
+		return peer, result
+	case deadline.IsZero():
+		return peer, nil
 	}
-	return f.SetWriteDeadline(time.Time{})
+	return peer, f.SetWriteDeadline(time.Time{})
 }
 
 // connectAny tries the addresses in turn and returns the first connection, else the error of the last one.
-func (b *Bound) connectAny(ctx context.Context, env *Env, s socketSpec, remotes []sockaddr, bind func(family int) (func(int) error, error)) (*relay.File, error) {
+func (b *Bound) connectAny(ctx context.Context, env *Env, s socketSpec, remotes []sockaddr, bind func(family int) (func(int) error, error)) (*connection, error) {
 	for i := range remotes {
 		s.family = remotes[i].family()
 		give, err := bind(s.family)
-		var f *relay.File
+		var c *connection
 		if err == nil {
-			f, err = b.connectSocket(ctx, env, s, &remotes[i], give)
+			c, err = b.connectSocket(ctx, env, s, &remotes[i], give)
 		}
 		if err == nil || ctx.Err() != nil || i == len(remotes)-1 {
-			return f, err
+			return c, err
 		}
 		env.Log.Noticef("%s, trying the next address", err)
 	}
@@ -335,25 +350,15 @@ func socketType(fd int) int {
 	return typ
 }
 
-// connectedEndpoint makes an endpoint of a connected socket, which it owns from now on.
-func (b *Bound) connectedEndpoint(f *relay.File) (*relay.Endpoint, error) {
-	var typ int
-	var peer sockaddr
-	err := onFile(f, func(fd int) error {
-		typ = socketType(fd)
-		peer, _ = getpeername(fd) // it may have gone already
-		return nil
-	})
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if typ != unix.SOCK_STREAM {
-		ep, err := b.packetEndpoint(newPacketSocket(f, typ))
+// connectedEndpoint makes an endpoint of a connection, which it owns from now on.
+func (b *Bound) connectedEndpoint(c *connection) (*relay.Endpoint, error) {
+	f := c.file
+	if c.typ != unix.SOCK_STREAM {
+		ep, err := b.packetEndpoint(newPacketSocket(f, c.typ))
 		if err != nil {
 			return nil, err
 		}
-		ep.Peer = peer.plain()
+		ep.Peer = c.peer.plain()
 		return b.watched(ep, f)
 	}
 	if err := onFile(f, b.guard); err != nil {
@@ -372,7 +377,7 @@ func (b *Bound) connectedEndpoint(f *relay.File) (*relay.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	ep.CanAnswer, ep.Peer = b.Mode == ReadWrite, peer.plain()
+	ep.CanAnswer, ep.Peer = b.Mode == ReadWrite, c.peer.plain()
 	return b.watched(ep, f)
 }
 

@@ -35,11 +35,11 @@ var _ = addType(Type{
 	Open: func(ctx context.Context, b *Bound, env *Env) (Source, error) {
 		s, remote := b.genericSpec()
 		return b.client(ctx, env, func(ctx context.Context) (*relay.Endpoint, error) {
-			f, err := b.connectSocket(ctx, env, s, &remote, b.genericBind(s.family))
+			c, err := b.connectSocket(ctx, env, s, &remote, b.genericBind(s.family))
 			if err != nil {
 				return nil, err
 			}
-			return b.connectedEndpoint(f)
+			return b.connectedEndpoint(c)
 		})
 	},
 })

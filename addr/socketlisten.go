@@ -184,7 +184,10 @@ func (b *Bound) defaultBacklog() int {
 }
 
 // listener accepts connections.
-type listener struct{ *waiting }
+type listener struct {
+	*waiting
+	typ int // of the socket, and so of all that it accepts
+}
 
 // listen makes a Source of a bound stream (or seqpacket) socket.
 func (b *Bound) listen(env *Env, fd int) (*listener, error) {
@@ -207,7 +210,7 @@ func (b *Bound) listen(env *Env, fd int) (*listener, error) {
 	env.Log.Noticef("listening on %s", &local)
 	b.warnOpenTunnel(env, &local)
 	env.reach(StateListening, local.env(nil, "SOCK")...)
-	return &listener{w}, nil
+	return &listener{w, socketType(fd)}, nil
 }
 
 // Next implements Source.
@@ -250,7 +253,7 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	f, err := relay.NewFile(fd, "socket")
+	f, err := relay.NewSocket(fd, "socket")
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +265,7 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 	}
 	ep := l.b.bareEndpoint(f)
 	if l.b.tls == nil {
-		if ep, err = l.b.connectedEndpoint(f); err != nil {
+		if ep, err = l.b.connectedEndpoint(&connection{f, l.typ, *peer}); err != nil {
 			return nil, err
 		}
 	}

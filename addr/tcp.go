@@ -136,16 +136,16 @@ func (t *transport) connect(ctx context.Context, b *Bound, env *Env, family int)
 		if err != nil {
 			return nil, err
 		}
-		f, err := b.connectAny(ctx, env, t.socket(0), remotes, func(family int) (func(int) error, error) {
+		c, err := b.connectAny(ctx, env, t.socket(0), remotes, func(family int) (func(int) error, error) {
 			return b.clientBind(ctx, env, t, family)
 		})
 		if err != nil {
 			return nil, err
 		}
 		if b.tls != nil {
-			return shake(ctx, b.bareEndpoint(f), b.handshakeLimit(), b.tlsHandshake(env))
+			return shake(ctx, b.bareEndpoint(c.file), b.handshakeLimit(), b.tlsHandshake(env))
 		}
-		return b.connectedEndpoint(f)
+		return b.connectedEndpoint(c)
 	})
 }
 

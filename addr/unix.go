@@ -238,10 +238,10 @@ func (b *Bound) unixClient(ctx context.Context, env *Env, abstract bool, types .
 	remote := unixSockaddr(b.unixPath(b.Param(0), abstract), abstract, optTightSockLen.Or(b, true))
 	return b.client(ctx, env, func(ctx context.Context) (*relay.Endpoint, error) {
 		n := b.unixClientName(env, abstract)
-		var f *relay.File
+		var c *connection
 		var err error
 		for _, typ := range types {
-			f, err = b.connectSocket(ctx, env, socketSpec{family: unix.AF_UNIX, typ: typ}, &remote, n.bindFunc())
+			c, err = b.connectSocket(ctx, env, socketSpec{family: unix.AF_UNIX, typ: typ}, &remote, n.bindFunc())
 			if err == nil {
 				break
 			}
@@ -254,7 +254,7 @@ func (b *Bound) unixClient(ctx context.Context, env *Env, abstract bool, types .
 		if err != nil {
 			return nil, err
 		}
-		ep, err := b.connectedEndpoint(f)
+		ep, err := b.connectedEndpoint(c)
 		if err != nil {
 			n.remove()
 			return nil, err

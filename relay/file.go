@@ -109,6 +109,13 @@ func NewFile(fd int, name string) (*File, error) {
 		unix.Close(fd)
 		return nil, errors.Wrapf(err, "descriptor %d", fd)
 	}
+	return newFile(fd, name, fileType(fd))
+}
+
+// NewSocket is NewFile for a socket that is non-blocking from its beginning (SOCK_NONBLOCK): there is nothing to be found out.
+func NewSocket(fd int, name string) (*File, error) { return newFile(fd, name, unix.S_IFSOCK) }
+
+func newFile(fd int, name string, kind uint32) (*File, error) {
 	f := os.NewFile(uintptr(fd), name)
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -116,13 +123,13 @@ func NewFile(fd int, name string) (*File, error) {
 		return nil, errors.Wrap(err, name)
 	}
 	nf := &File{File: f, raw: raw, fd: fd, given: fd}
-	nf.prepare()
+	nf.prepare(kind)
 	return nf, nil
 }
 
 // prepare chooses how data are moved.
-func (f *File) prepare() {
-	f.kind = fileType(f.fd)
+func (f *File) prepare(kind uint32) {
+	f.kind = kind
 	f.now = !f.waits && (f.kind == unix.S_IFSOCK || f.kind == unix.S_IFIFO)
 }
 
@@ -166,7 +173,7 @@ func BorrowFile(fd int, name string) (*File, error) {
 		f.Close()
 		return nil, errors.Wrap(err, name)
 	}
-	f.prepare()
+	f.prepare(fileType(dup))
 	return f, nil
 }
 
