@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
@@ -15,10 +16,11 @@ import (
 // pooled pipe and never enter the program. When the transfer turns into small talk again, so does the way.
 // A regular file goes by sendfile(2).
 //
-// A TCP socket that takes a bulk transfer keeps little that has not left yet (TCP_NOTSENT_LOWAT). Chosen by trial, the cause was not looked into: over loopback one
-// connection gains a tenth, for a quarter more of the relay's own processor time. For files, where that price was higher still, it is not done.
+// A TCP socket that takes a bulk transfer keeps little that has not left yet (TCP_NOTSENT_LOWAT), for files nothing is done. Chosen by trial, see docs/performance.md: a transfer alone gains a sixth
+// by a short queue, as the data stay in the caches, and pays with wake-ups; where several go on at once the wake-ups cost more than that brings, and the queue is longer.
 const (
 	shortQueue = 128 << 10 // bytes not sent yet at which such a socket takes more (TCP_NOTSENT_LOWAT)
+	longQueue  = 2 << 20   // the same while others are busy too
 	copySize   = 64 << 10  // bytes a read takes
 	pipeSize   = 256 << 10 // of the pipes that splice goes through: 64 KiB is a quarter slower, more brings nothing
 	smallReads = 16        // that many short moves in a row end splicing
@@ -64,13 +66,19 @@ func (d *direction) copyStream() error {
 
 // keepQueueShort sets TCP_NOTSENT_LOWAT of a TCP destination, unless the user has. Others have no such thing: then nothing happens.
 func (m *mover) keepQueueShort() {
-	if m.shortened || m.dst == nil {
+	if m.queue != 0 || m.dst == nil {
 		return
 	}
-	m.shortened = true
+	m.queue = longQueue // not ours to change
 	if n, err := unix.GetsockoptInt(m.dst.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT); err == nil && n == 0 {
-		unix.SetsockoptInt(m.dst.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, shortQueue) // a hint: without it the transfer is right as well
+		m.setQueue(shortQueue)
 	}
+}
+
+// setQueue sets TCP_NOTSENT_LOWAT: a hint, without it the transfer is right as well.
+func (m *mover) setQueue(bytes int) {
+	m.queue = bytes
+	unix.SetsockoptInt(m.dst.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
 }
 
 // fileType returns the S_IFMT bits of a descriptor, 0 if unknown.
@@ -88,7 +96,7 @@ type mover struct {
 	src, dst  *File // nil where the half is no plain descriptor
 	size      int
 	maySplice bool
-	shortened bool // keepQueueShort has been called
+	queue     int // TCP_NOTSENT_LOWAT of dst, as set by us; 0: not yet
 
 	buf  []byte // taken while it holds data
 	n    int    // result of the last raw call
@@ -197,6 +205,8 @@ type splicePipe struct{ r, w int }
 
 var splicePipes = sync.Pool{New: func() any { return newSplicePipe() }}
 
+var busyPipes atomic.Int32 // that are not in the pool: transfers that move data at this moment
+
 // newSplicePipe returns nil if the process has no descriptors left: copying goes on without.
 func newSplicePipe() *splicePipe {
 	var fds [2]int
@@ -224,6 +234,9 @@ func (m *mover) splice() (small bool, err error) {
 			return true, nil
 		case m.err != nil:
 			return false, m.d.readError(m.err)
+		}
+		if m.queue == shortQueue && busyPipes.Load() > 1 {
+			m.setQueue(longQueue)
 		}
 		n := m.n
 		for m.left = n; m.left > 0; {
@@ -258,6 +271,7 @@ func (m *mover) spliceIn(fd uintptr) bool {
 			m.err = errNoPipe
 			return true
 		}
+		busyPipes.Add(1)
 	}
 	m.n, m.err = m.spliceSome(int(fd), m.pipe.w, 1<<20)
 	switch {
@@ -308,6 +322,7 @@ func (m *mover) dropPipe() {
 	if m.pipe == nil {
 		return
 	}
+	busyPipes.Add(-1)
 	if m.left == 0 {
 		splicePipes.Put(m.pipe)
 	}
