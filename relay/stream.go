@@ -75,6 +75,16 @@ func (m *mover) keepQueueShort() {
 	}
 }
 
+// growPipe gives the pipe of a bulk transfer the size of ours, unless it is larger: 64 KiB, the default, costs standard input a tenth. Beyond the user's pipe quota it stays as it is.
+func (f *File) growPipe() {
+	if f == nil || f.kind != unix.S_IFIFO {
+		return
+	}
+	if n, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETPIPE_SZ, 0); err == nil && n < pipeSize {
+		unix.FcntlInt(uintptr(f.fd), unix.F_SETPIPE_SZ, pipeSize)
+	}
+}
+
 // setQueue sets TCP_NOTSENT_LOWAT: a hint, without it the transfer is right as well.
 func (m *mover) setQueue(bytes int) {
 	m.queue = bytes
@@ -172,6 +182,8 @@ func (m *mover) copyUntilBulk() (bulk bool, err error) {
 			full = 0
 		} else if full++; full == 2 {
 			m.keepQueueShort()
+			m.src.growPipe()
+			m.dst.growPipe()
 			if m.maySplice {
 				return true, nil
 			}

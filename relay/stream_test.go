@@ -46,7 +46,7 @@ func tcpPair(t testing.TB) (*File, net.Conn) {
 	return f, peer
 }
 
-// A bulk transfer has TCP_NOTSENT_LOWAT of its destination set, small talk has not, and a value of the user's stays.
+// A bulk transfer has TCP_NOTSENT_LOWAT of its destination set, higher where others are busy too, small talk has not, and a value of the user's stays.
 func TestBulkKeepsTheQueueShort(t *testing.T) {
 	lowat := func(f *File) int {
 		t.Helper()
@@ -60,12 +60,16 @@ func TestBulkKeepsTheQueueShort(t *testing.T) {
 		name       string
 		size       int // bytes sent
 		user, want int
+		others     int32 // transfers that are busy too
 	}{
-		{"bulk", 8 << 20, 0, shortQueue},
-		{"small talk", 100, 0, 0},
-		{"chosen by the user", 8 << 20, 300000, 300000},
+		{"bulk", 8 << 20, 0, shortQueue, 0},
+		{"bulk beside others", 8 << 20, 0, longQueue, 1},
+		{"small talk", 100, 0, 0, 0},
+		{"chosen by the user", 8 << 20, 300000, 300000, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			busyPipes.Add(c.others)
+			defer busyPipes.Add(-c.others)
 			src, from := tcpPair(t)
 			dst, to := tcpPair(t)
 			if got := lowat(dst); got != 0 {
@@ -102,5 +106,41 @@ func TestBulkKeepsTheQueueShort(t *testing.T) {
 				t.Errorf("TCP_NOTSENT_LOWAT is %d, want %d", n, c.want)
 			}
 		})
+	}
+}
+
+// The pipes of a bulk transfer get the size of ours.
+func TestBulkGrowsPipes(t *testing.T) {
+	pipe := func() (r, w *File) {
+		var fds [2]int
+		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		for i, f := range []**File{&r, &w} {
+			var err error
+			if *f, err = NewFile(fds[i], "pipe"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { (*f).Close() })
+		}
+		return r, w
+	}
+	src, from := pipe()
+	to, dst := pipe()
+	data := make([]byte, 4*copySize)
+	rand.Read(data)
+	go from.Write(data)
+	start(t, streamEnd(src, 0), streamEnd(dst, 0), Config{LeftToRight: true})
+	got := make([]byte, len(data))
+	if _, err := io.ReadFull(to, got); err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(data) {
+		t.Error("other bytes arrived than were sent")
+	}
+	for name, f := range map[string]*File{"source": from, "destination": to} {
+		if n, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETPIPE_SZ, 0); err != nil || n != pipeSize {
+			t.Errorf("the pipe of the %s has %d bytes (%v), want %d", name, n, err, pipeSize)
+		}
 	}
 }
