@@ -58,6 +58,7 @@ type Session struct {
 	lingering bool        // one direction has ended
 	timer     *time.Timer // ends an idle session
 	err       error       // what ended the session, nil for a wanted end
+	gone      error       // the peer of a link took no more frames; what it has said before tells whether that was an end or an accident
 
 	admitting sync.Once
 	admitErr  error
@@ -193,7 +194,15 @@ func (s *Session) end() {
 		s.timer.Stop()
 	}
 	err := s.err
+	if err == nil {
+		err = s.gone
+	}
 	s.mu.Unlock()
+	for _, d := range []*direction{s.ltr, s.rtl} {
+		if d != nil {
+			d.lostSilently()
+		}
+	}
 	if s.over != nil {
 		close(s.over)
 		s.programs.Wait()
@@ -229,6 +238,7 @@ func (s *Session) touch() { s.last.Store(int64(time.Since(s.epoch))) }
 
 // ended takes the end of a direction: nil for the end of its data.
 func (s *Session) ended(d *direction, err error) {
+	framed := s.link.carries(d)
 	s.mu.Lock()
 	s.running--
 	stopping := s.stopping
@@ -238,6 +248,8 @@ func (s *Session) ended(d *direction, err error) {
 	case d.dst.GoneIsEnd && errors.Is(err, errGone):
 		s.cfg.Log.Noticef("%v", err)
 		err = nil
+	case framed && !stopping && s.running > 0 && errors.Is(err, errGone):
+		s.gone, err = err, nil
 	case stopping:
 		s.cfg.Log.Infof("%s: %v", d.name, err)
 		err = nil
@@ -320,6 +332,14 @@ func (s *Session) interrupt() {
 	}
 }
 
+// peerClosed ends the session because the peer of its link said so.
+func (s *Session) peerClosed() {
+	s.mu.Lock()
+	s.gone = nil
+	s.mu.Unlock()
+	s.interrupt()
+}
+
 // fail ends the session with an error from outside the two pumps.
 func (s *Session) fail(err error) {
 	s.mu.Lock()
@@ -376,6 +396,7 @@ func (d *direction) readError(err error) error {
 	case d.src.Ended != nil && errors.Is(err, unix.ECONNRESET):
 		return nil // after all that it wrote: a program that ended without reading all its input
 	}
+	d.s.deviceFailed(d.src, err)
 	return errors.Wrapf(err, "%s: read", d.src.Label)
 }
 
@@ -383,7 +404,15 @@ func (d *direction) writeError(err error) error {
 	if isGone(err) {
 		err = goneError{err}
 	}
+	d.s.deviceFailed(d.dst, err)
 	return errors.Wrapf(err, "%s: write", d.dst.Label)
+}
+
+// deviceFailed notes what the peer of a link is to be told if it was the device that failed.
+func (s *Session) deviceFailed(e *Endpoint, err error) {
+	if e.isDevice() && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+		s.why.CompareAndSwap(uint32(CloseNormal), uint32(CloseDevice))
+	}
 }
 
 // closeWrite tells dst that no more will come.
@@ -442,6 +471,13 @@ func (l *Limiter) Allow() (ok bool, held uint64) {
 	return true, held
 }
 
+// Held returns how many messages were held back since the last one that passed.
+func (l *Limiter) Held() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held
+}
+
 // lose counts a packet that was not delivered and says so, at a limited rate.
 func (d *direction) lose(why error) {
 	d.lost.Add(1)
@@ -451,6 +487,13 @@ func (d *direction) lose(why error) {
 			more = fmt.Sprintf(" (and %d more since the last such message)", held)
 		}
 		d.s.cfg.Log.Warnf("%s: packet lost: %v%s", d.name, why, more)
+	}
+}
+
+// lostSilently says at the end how many packets were lost since lose had its last say.
+func (d *direction) lostSilently() {
+	if held := d.complaints.Held(); held > 0 {
+		d.s.cfg.Log.Warnf("%s: %d more packets were lost for such reasons", d.name, held)
 	}
 }
 
