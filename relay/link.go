@@ -322,7 +322,7 @@ func (l *link) wantsVNet() bool {
 // quit ends the goroutine of the link, after both directions have ended.
 func (l *link) quit() {
 	l.stop()
-	l.stream.W.SetWriteDeadline(time.Unix(1, 0))
+	l.stream.W.SetWriteDeadline(time.Now().Add(lastWord))
 	l.talking.Wait()
 	l.stream.W.SetWriteDeadline(time.Now().Add(lastWord))
 	if l.finish() {
@@ -330,7 +330,7 @@ func (l *link) quit() {
 	}
 }
 
-// lastWord bounds how long the end of a session waits for room for the reason, and then for the peer to read it.
+// lastWord bounds how long the end of a session waits for the frame that is under way, for room for the reason, and for the peer to read it.
 const lastWord = 50 * time.Millisecond
 
 // finish tells the peer that the link ends, and why. It says whether that was done now.

@@ -323,7 +323,11 @@ func (s *Session) interrupt() {
 		if e.R != nil {
 			e.R.SetReadDeadline(past)
 		}
-		if e.W != nil {
+		switch {
+		case e.W == nil:
+		case link != nil && link.stream == e: // a frame that is cut leaves no way to say anything after it
+			e.W.SetWriteDeadline(time.Now().Add(lastWord))
+		default:
 			e.W.SetWriteDeadline(past)
 		}
 	}
