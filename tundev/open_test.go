@@ -239,10 +239,16 @@ func TestBridge(t *testing.T) {
 // TestFixedFlags: a flag that is the kernel's to decide is noted and no error.
 func TestFixedFlags(t *testing.T) {
 	needDevices(t)
-	var notes []string
-	mustOpen(t, Config{NetNS: newNS(t), Name: "x", FlagsSet: unix.IFF_UP | unix.IFF_LOOPBACK, FlagsClear: unix.IFF_POINTOPOINT,
-		Logf: func(format string, args ...any) { notes = append(notes, sprintf(format, args...)) }})
-	if got := strings.Join(notes, "\n"); got != "x: interface flags loopback,pointopoint are the kernel's to decide and stay as they are" {
-		t.Errorf("notes %q", got)
+	for _, warns := range []bool{false, true} {
+		var notes []string
+		note := func(format string, args ...any) { notes = append(notes, sprintf(format, args...)) }
+		c := Config{NetNS: newNS(t), Name: "x", FlagsSet: unix.IFF_UP | unix.IFF_LOOPBACK, FlagsClear: unix.IFF_POINTOPOINT, Logf: note}
+		if warns {
+			c.Logf, c.Warnf = func(string, ...any) { t.Error("a wish that is not granted is no note") }, note
+		}
+		mustOpen(t, c)
+		if got := strings.Join(notes, "\n"); got != "x: interface flags loopback,pointopoint are the kernel's to decide and stay as they are" {
+			t.Errorf("notes %q", got)
+		}
 	}
 }
