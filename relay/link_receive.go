@@ -2,7 +2,6 @@ package relay
 
 import (
 	"io"
-	"strings"
 
 	"github.com/pkg/errors"
 )
@@ -108,16 +107,6 @@ func (l *link) control(typ FrameType, body []byte) error {
 		return l.broken(err)
 	}
 	return nil
-}
-
-// peerCloses takes the last word of the peer: the end of the stream, or an error if it is not a wanted end. Over datagrams it ends nothing: the peer may come again.
-func (l *link) peerCloses(code CloseCode, text string) error {
-	why := strings.TrimSpace(code.String() + " " + text)
-	if code != CloseNormal && l.stream.Traffic == Stream {
-		return errors.Errorf("%s: the peer closes the link: %s", l.stream.Label, why)
-	}
-	l.log.Noticef("%s: the peer closes the link: %s", l.stream.Label, why)
-	return errPeerClosed
 }
 
 // border is called where a packet begins: at the start of the stream, and at every packet of an unframed TUN stream.
