@@ -23,7 +23,7 @@ func (l *link) quit() {
 // lastWord bounds how long the end of a session waits for the frame that is under way, for room for the reason, and for the peer to read it.
 const lastWord = 50 * time.Millisecond
 
-// finish tells the peer that the link ends, and why. It says whether that was done now.
+// finish tells the peer that the link ends, and why, if it can: else the end of the stream must do. It says whether that was done now.
 func (l *link) finish() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
