@@ -49,6 +49,9 @@ func (b *Bound) checkEvery() error {
 	if err := b.bindKey(); err != nil {
 		return err
 	}
+	if ns, given := optNetns.Get(b); given && ns == "" {
+		return errors.New("netns is empty: a name, a path or a process ID is wanted")
+	}
 	if err := b.checkHub(); err != nil {
 		return err
 	}

@@ -184,7 +184,7 @@ func (b *Bound) namedEndpoint(f *relay.File, remove func() error) (Source, error
 	if err != nil {
 		return nil, err
 	}
-	ep.CanAnswer = b.Mode == ReadWrite && canAnswer(f)
+	ep.CanAnswer = canAnswer(f) // as a half of a dual address too
 	return &one{ep: ep}, nil
 }
 

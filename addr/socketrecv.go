@@ -96,6 +96,9 @@ func (b *Bound) receiveFromEach(env *Env, fd int) (*packetWaiter, error) {
 	}
 	local := w.localAddress()
 	env.Log.Noticef("receiving on %s", &local)
+	if env.Tunnel && b.Mode == ReadWrite && !w.fork {
+		env.Log.Warnf("%s: takes one packet and is then at its end; a tunnel wants UDP-LISTEN or, between fixed addresses, UDP-DATAGRAM with bind", b.Label())
+	}
 	env.reach(StateListening, local.env(nil, "SOCK")...)
 	return &packetWaiter{w}, nil
 }

@@ -85,6 +85,9 @@ func (a *Address) Open(ctx context.Context, env *Env) (Source, error) {
 	if len(bs) == 0 {
 		return &one{ep: &relay.Endpoint{Label: a.Text}}, nil
 	}
+	if len(bs) == 2 && bs[0].waitsForReader() && bs[1].waitsForReader() {
+		return openTogether(ctx, env, bs[0], bs[1])
+	}
 	first, err := bs[0].open(ctx, env)
 	if err != nil || len(bs) == 1 {
 		return first, err
@@ -95,6 +98,45 @@ func (a *Address) Open(ctx context.Context, env *Env) (Source, error) {
 		return nil, err
 	}
 	return &dual{first, second}, nil
+}
+
+// waitsForReader says whether opening b may wait until somebody opens the other end of a FIFO.
+func (b *Bound) waitsForReader() bool { return b.Type.Name == "PIPE" && b.Param(0) != "" }
+
+// openTogether opens two FIFOs at the same time. Two processes that join each other by a pair of them, one each way, would wait for each other for ever if each opened the
+// one that it reads from first.
+func openTogether(ctx context.Context, env *Env, r, w *Bound) (Source, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		src Source
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() { // ends before this function returns
+		src, err := w.open(ctx, env)
+		if err != nil {
+			cancel() // the other one need not wait any longer
+		}
+		opened <- result{src, err}
+	}()
+	first, err := r.open(ctx, env)
+	if err != nil {
+		cancel()
+	}
+	second := <-opened
+	switch {
+	case err == nil && second.err == nil:
+		return &dual{first, second.src}, nil
+	case err == nil:
+		first.Close()
+		return nil, second.err
+	case second.err == nil:
+		second.src.Close()
+	case errors.Is(err, context.Canceled):
+		return nil, second.err
+	}
+	return nil, err
 }
 
 // open opens one address, and has it watched for options that nobody acts on.

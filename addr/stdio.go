@@ -167,7 +167,7 @@ func (b *Bound) openInherited(ctx context.Context, env *Env, rfd, wfd int) (Sour
 	if carriesDatagrams(r) || carriesDatagrams(w) {
 		ep.Traffic = relay.Datagrams
 	}
-	ep.CanAnswer = b.Mode == ReadWrite && (r == nil || canAnswer(r)) && (w == nil || canAnswer(w))
+	ep.CanAnswer = (r == nil || canAnswer(r)) && (w == nil || canAnswer(w)) // as a half of a dual address too
 	return &one{ep: ep}, nil
 }
 

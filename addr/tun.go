@@ -141,8 +141,12 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	if err == nil {
 		return p, nil
 	}
-	if _, aerr := netip.ParseAddr(s); aerr == nil {
-		return p, withHint{errors.Errorf("address %q has no prefix length", text), "write " + text + "/24, say, for the network that the device reaches"}
+	if a, aerr := netip.ParseAddr(s); aerr == nil {
+		bits := "/24"
+		if a.Is6() {
+			bits = "/64"
+		}
+		return p, withHint{errors.Errorf("address %q has no prefix length", text), "write " + text + bits + ", say, for the network that the device reaches"}
 	}
 	return p, errors.Errorf("%q is no address with prefix length (as 10.0.6.1/24 or [fd00::1]/64)", text)
 }
@@ -242,6 +246,15 @@ func (b *Bound) tunConfig() (c tundev.Config, err error) {
 		}
 		c.Kind, c.PI = tundev.TAP, !optNoPI.Or(b, true)
 	}
+	// Zero and nothing leave these alone in a Config: who writes them means something else.
+	switch {
+	case optIfMTU.Given(b) && c.MTU == 0:
+		return c, errors.New("mtu 0: no packet is that short")
+	case optTxQueueLen.Given(b) && c.TxQueueLen == 0:
+		return c, errors.New("txqueuelen 0: no packet would ever wait to be read, and so none would be sent")
+	case optBridge.Given(b) && c.Bridge == "":
+		return c, errors.New("bridge is empty: the name of one is wanted")
+	}
 	c.FlagsSet, c.FlagsClear = b.interfaceFlags()
 	if v, given := optPersist.Get(b); given {
 		c.Persist = &v
@@ -289,7 +302,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Logf = env.Log.Infof
+	c.Logf, c.Warnf = env.Log.Infof, env.Log.Warnf
 	if c.Kind == tundev.TAP && c.Name != "" && !strings.Contains(c.Name, "%") {
 		c.NewMAC = env.MAC
 	}

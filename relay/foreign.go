@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strings"
 )
 
 // The first message of an end that has a key (docs/security.md) begins with this. To an end that has none it says what is missing.
@@ -43,6 +44,9 @@ func Foreign(first []byte, kind DeviceKind) string {
 	if name := foreignByText(first); name != "" {
 		return name
 	}
+	if _, n, _, _ := FindHello(first); n > 0 {
+		return "the link protocol (framing auto or link)"
+	}
 	if (kind == DeviceTAP && looksEthernet(first)) || (kind == DeviceTUN && looksIP(first)) {
 		return ""
 	}
@@ -66,6 +70,24 @@ func foreignProtocol(first []byte) string {
 		return name
 	}
 	return foreignBinary(first)
+}
+
+// doubt warns of a peer whose first bytes look like another framing or device than ours: some of their lengths pass for ours, and wait for packets that never end.
+func (d *direction) doubt(fr Framer, first []byte) {
+	if fr == nil || !d.dst.isDevice() {
+		return
+	}
+	what := "Ethernet frames"
+	if d.dst.Traffic == TUN {
+		what = "IP packets"
+	}
+	ours := "framing " + fr.Name() + " (" + what + ")"
+	speaks := Foreign(first, 0)
+	// The END in front of a packet is good custom in slip, not a must: a bare packet may be its first.
+	if speaks == "" || speaks == ours || d.src.Framing == FramingSlip && strings.HasPrefix(speaks, "bare ") {
+		return
+	}
+	d.s.cfg.Log.Warnf("%s: the peer seems to speak %s, not %s: the same is needed at both ends", d.src.Label, speaks, ours)
 }
 
 // foreignByText knows protocols by a beginning that names them.
@@ -154,9 +176,15 @@ func foreignFraming(b []byte) string {
 		}
 	}
 	if len(b) > 0 && b[0] == slipEnd {
-		rest := bytes.TrimLeft(b, "\xc0")
-		if looksIP(rest) {
-			return "framing slip"
+		rest := b
+		for len(rest) > 0 && rest[0] == slipEnd {
+			rest = rest[1:]
+		}
+		switch {
+		case looksIP(rest):
+			return "framing slip (IP packets)"
+		case looksEthernet(rest):
+			return "framing slip (Ethernet frames)"
 		}
 	}
 	return ""

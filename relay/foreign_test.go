@@ -98,7 +98,10 @@ func TestForeignNames(t *testing.T) {
 		{append(unhex(t, "0156"), dhcp...), 0, "framing u16 (Ethernet frames)"},
 		{mustAppend(t, QEMU(1), nil, whole), DeviceTUN, "framing qemu (IP packets)"},
 		{mustAppend(t, U16(0), nil, whole), DeviceTUN, "framing u16 (IP packets)"},
-		{mustAppend(t, NewSLIP(0), nil, whole), DeviceTUN, "framing slip"},
+		{mustAppend(t, NewSLIP(0), nil, whole), DeviceTUN, "framing slip (IP packets)"},
+		{mustAppend(t, NewSLIP(0), nil, arp), DeviceTAP, "framing slip (Ethernet frames)"},
+		{linkHello(t, DeviceTAP), DeviceTUN, "the link protocol"},
+		{linkHello(t, DeviceTUN), 0, "the link protocol"},
 		{[]byte("bash: line 1: tunsplice: command not found\n"), DeviceTAP, `text ("bash: line 1: tunsplice: command not found")`},
 		{[]byte("Password: \n"), DeviceTUN, `text ("Password: ")`},
 	} {
@@ -109,4 +112,14 @@ func TestForeignNames(t *testing.T) {
 	if got := Foreign([]byte("text with \x1b[2J in it and more\n"), DeviceTUN); got != "" {
 		t.Errorf("control bytes came through: %q", got)
 	}
+}
+
+// linkHello returns the hello of a device.
+func linkHello(t *testing.T, kind DeviceKind) []byte {
+	t.Helper()
+	p, err := (&Hello{Kind: kind, MTU: 1500, Nonce: NewNonce()}).AppendPacket(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

@@ -37,11 +37,12 @@ type link struct {
 	decided chan struct{} // closed once packets may be sent
 	decide  sync.Once
 
-	mu     sync.Mutex // held while something is written to the stream
-	framed bool       // what we send is framed
-	torn   bool       // a write has failed, maybe within a frame: nothing more can be said
-	closed bool       // the peer has been told of the end
-	vnet   bool       // the peer takes packets with virtio-net headers
+	mu     sync.Mutex             // held while something is written to the stream
+	framed bool                   // what we send is framed
+	torn   bool                   // a write has failed, maybe within a frame: nothing more can be said
+	closed bool                   // the peer has been told of the end
+	reason atomic.Pointer[string] // what it is told beside the code; nil: nothing
+	vnet   bool                   // the peer takes packets with virtio-net headers
 
 	// Of the receiving direction.
 	peer     Hello       // the last hello of the peer
@@ -49,6 +50,7 @@ type link struct {
 	acked    atomic.Bool // it has heard ours
 	hellos   int
 	switched bool // what we receive is framed
+	looked   bool // the first bytes of a peer that sends no hello have been looked at
 	warned   bool
 
 	beat      heartbeat
@@ -98,6 +100,9 @@ func (s *Session) prepareFraming() error {
 		case FramingU16, FramingQemu, FramingSlip:
 			if over.Traffic != Stream {
 				return errors.Errorf("%s: framing=%s is for byte streams; datagrams keep their borders by themselves", over.Label, over.Framing)
+			}
+			if dev.PI {
+				s.cfg.Log.Warnf("%s: packets have packet information in front, which most that speak framing=%s do not expect: option iff-no-pi leaves it out", dev.Label, over.Framing)
 			}
 		}
 		if over.Framing == FramingAuto || over.Framing == FramingLink {
@@ -276,6 +281,16 @@ func (l *link) goUnframed(why string) error {
 	return nil
 }
 
+// carries says whether d is the direction whose packets go out in frames. A nil link carries nothing.
+func (l *link) carries(d *direction) bool {
+	if l == nil || d.dst != l.stream || l.stream.Traffic != Stream {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.framed
+}
+
 // headLen implements packetSink.
 func (l *link) headLen() int { return LinkHeadLen }
 
@@ -304,35 +319,12 @@ func (l *link) wantsVNet() bool {
 	return l.vnet
 }
 
-// quit ends the goroutine of the link, after both directions have ended.
-func (l *link) quit() {
-	l.stop()
-	l.stream.W.SetWriteDeadline(time.Unix(1, 0))
-	l.talking.Wait()
-	if l.s.why.Load() != uint32(CloseNormal) {
-		l.stream.W.SetWriteDeadline(time.Now().Add(lastWord))
-		l.finish()
-	}
-}
-
-// lastWord bounds how long the end of a session waits for room for the reason.
-const lastWord = 50 * time.Millisecond
-
-// finish tells the peer that the link ends on purpose.
-func (l *link) finish() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.framed || l.torn || l.closed {
-		return
-	}
-	l.closed = true
-	if p, err := AppendClose(nil, CloseCode(l.s.why.Load()), ""); err == nil {
-		l.stream.W.Write(p) // the end of the stream follows anyway
-	}
-}
-
-// foreign decides about a peer whose first bytes are no hello.
+// foreign decides about a peer whose first bytes are no hello. Those that follow may be the middle of a packet, of which nothing can be told: it decides once.
 func (l *link) foreign(first []byte) error {
+	if l.met || l.looked {
+		return nil
+	}
+	l.looked = true
 	speaks := Foreign(first, l.own.Kind)
 	switch {
 	case l.must && speaks == "":
@@ -438,32 +430,6 @@ func (l *link) answered(h *Hello) error {
 	}})
 	return nil
 }
-
-// refuse tells the peer why, and gives it a moment to read that before the stream ends.
-func (l *link) refuse(h *Hello, why string) {
-	said := make(chan struct{})
-	l.post(saying{hello: &Hello{Ack: h.Nonce != Nonce{}, Peer: h.Nonce, Refuse: true, Reason: why}, then: func() { close(said) }})
-	select {
-	case <-said:
-	case <-l.ended:
-		return
-	case <-time.After(patience): // the peer does not read
-		return
-	}
-	if l.stream.Traffic != Stream || l.stream.W.CloseWrite() != nil {
-		return
-	}
-	// A connection that is closed while bytes of the peer are unread is reset (RFC 2525, 2.17), and the reason would be lost with it.
-	l.stream.R.SetReadDeadline(time.Now().Add(patience))
-	for rest := make([]byte, 4096); ; {
-		if _, err := l.stream.R.Read(rest); err != nil {
-			return
-		}
-	}
-}
-
-// patience is how long a peer that is refused gets to read why.
-const patience = time.Second
 
 // datagram takes a packet from a datagram transport: nil if it was a hello, else what the device takes.
 func (l *link) datagram(d *direction, before, p []byte) ([]byte, error) {

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"io"
-	"strings"
 
 	"github.com/pkg/errors"
 )
@@ -16,7 +15,7 @@ func (l *link) receive(d *direction, f *deframer) error {
 		if more {
 			if err := f.fill(); err != nil {
 				if !l.met && d.way.Load() == nil && f.end <= piLen && (err == io.EOF || isGone(err)) {
-					l.log.Warnf("%s: the peer ended the connection without a word: if it has a key, this end needs it too (psk=FILE)", l.stream.Label)
+					l.log.Warnf("%s: the peer ended the connection without a word: if it has a key, this end needs it too (psk=FILE); if it has another framing, the same is needed here", l.stream.Label)
 				}
 				return d.leftover(f, err)
 			}
@@ -31,10 +30,11 @@ func (l *link) receive(d *direction, f *deframer) error {
 		default:
 			more, err = l.borderless(d, f)
 		}
+		if err == errPeerClosed {
+			d.s.peerClosed()
+			return nil
+		}
 		if err != nil {
-			if err == errPeerClosed {
-				return nil
-			}
 			return err
 		}
 	}
@@ -46,7 +46,7 @@ var errPeerClosed = errors.New("the peer has closed the link")
 func (l *link) frame(d *direction, f *deframer) (more bool, err error) {
 	typ, body, used, err := (&Link{}).NextFrame(f.unread())
 	if err != nil {
-		return false, errors.Wrap(err, l.stream.Label)
+		return false, l.broken(err)
 	}
 	if used == 0 {
 		return true, nil
@@ -70,7 +70,7 @@ func (l *link) frame(d *direction, f *deframer) (more bool, err error) {
 // putOffloaded writes a packet with virtio-net header to the device.
 func (l *link) putOffloaded(d *direction, body []byte) error {
 	if l.own.Caps&CapVNet == 0 {
-		return errors.Errorf("%s: the peer sends virtio-net headers, which were not offered", l.stream.Label)
+		return l.broken(errors.New("the peer sends virtio-net headers, which were not offered"))
 	}
 	d.s.cfg.Dump.see(d, body[VNetLen:])
 	return d.put(len(body)-VNetLen, d.dst.Offload.Put(body))
@@ -78,31 +78,33 @@ func (l *link) putOffloaded(d *direction, body []byte) error {
 
 // control takes a control frame; unknown ones mean nothing.
 func (l *link) control(typ FrameType, body []byte) error {
+	var err error
 	switch typ {
 	case FramePing:
-		if _, err := ParsePing(body); err != nil {
-			return errors.Wrap(err, l.stream.Label)
+		if _, err = ParsePing(body); err == nil {
+			l.sayControl(AppendPong(nil, body))
 		}
-		l.sayControl(AppendPong(nil, body))
 	case FramePong:
-		stamp, err := ParsePing(body)
-		if err != nil {
-			return errors.Wrap(err, l.stream.Label)
+		var stamp uint64
+		if stamp, err = ParsePing(body); err == nil {
+			l.beat.answered(l.s.epoch, stamp)
 		}
-		l.beat.answered(l.s.epoch, stamp)
 	case FrameMTU:
-		mtu, err := ParseMTU(body)
-		if err != nil {
-			return errors.Wrap(err, l.stream.Label)
+		var mtu int
+		if mtu, err = ParseMTU(body); err == nil {
+			l.log.Noticef("%s: the peer's device has MTU %d now", l.stream.Label, mtu)
 		}
-		l.log.Noticef("%s: the peer's device has MTU %d now", l.stream.Label, mtu)
+	case FrameStats:
+		_, err = ParseStats(body)
 	case FrameClose:
-		code, text, err := ParseClose(body)
-		if err != nil {
-			return errors.Wrap(err, l.stream.Label)
+		var code CloseCode
+		var text string
+		if code, text, err = ParseClose(body); err == nil {
+			return l.peerCloses(code, text)
 		}
-		l.log.Noticef("%s: the peer closes the link: %s", l.stream.Label, strings.TrimSpace(code.String()+" "+text))
-		return errPeerClosed
+	}
+	if err != nil {
+		return l.broken(err)
 	}
 	return nil
 }
@@ -122,10 +124,8 @@ func (l *link) border(d *direction, f *deframer) (more bool, err error) {
 	case len(src) == 0:
 		return true, nil
 	}
-	if !l.met {
-		if err := l.foreign(src); err != nil {
-			return false, err
-		}
+	if err := l.foreign(src); err != nil {
+		return false, err
 	}
 	if d.dst.Traffic != TUN {
 		return l.borderless(d, f)

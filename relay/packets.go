@@ -370,6 +370,7 @@ func (d *direction) deframePackets() error {
 		return errors.Errorf("%s: the peer sends no packets: it speaks %s", d.src.Label, speaks)
 	}
 	fr := framer(d.src.Framing, d.dst.Traffic)
+	d.doubt(fr, f.unread())
 	if fr == nil && d.dst.Traffic == TUN {
 		fr = RawIP{}
 		d.setWay("unframed, split by IP lengths")

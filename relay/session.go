@@ -58,6 +58,7 @@ type Session struct {
 	lingering bool        // one direction has ended
 	timer     *time.Timer // ends an idle session
 	err       error       // what ended the session, nil for a wanted end
+	gone      error       // the peer of a link took no more frames; what it has said before tells whether that was an end or an accident
 
 	admitting sync.Once
 	admitErr  error
@@ -193,7 +194,15 @@ func (s *Session) end() {
 		s.timer.Stop()
 	}
 	err := s.err
+	if err == nil {
+		err = s.gone
+	}
 	s.mu.Unlock()
+	for _, d := range []*direction{s.ltr, s.rtl} {
+		if d != nil {
+			d.lostSilently()
+		}
+	}
 	if s.over != nil {
 		close(s.over)
 		s.programs.Wait()
@@ -229,6 +238,7 @@ func (s *Session) touch() { s.last.Store(int64(time.Since(s.epoch))) }
 
 // ended takes the end of a direction: nil for the end of its data.
 func (s *Session) ended(d *direction, err error) {
+	framed := s.link.carries(d)
 	s.mu.Lock()
 	s.running--
 	stopping := s.stopping
@@ -238,6 +248,8 @@ func (s *Session) ended(d *direction, err error) {
 	case d.dst.GoneIsEnd && errors.Is(err, errGone):
 		s.cfg.Log.Noticef("%v", err)
 		err = nil
+	case framed && !stopping && s.running > 0 && errors.Is(err, errGone):
+		s.gone, err = err, nil
 	case stopping:
 		s.cfg.Log.Infof("%s: %v", d.name, err)
 		err = nil
@@ -311,13 +323,25 @@ func (s *Session) interrupt() {
 		if e.R != nil {
 			e.R.SetReadDeadline(past)
 		}
-		if e.W != nil {
+		switch {
+		case e.W == nil:
+		case link != nil && link.stream == e: // a frame that is cut leaves no way to say anything after it
+			e.W.SetWriteDeadline(time.Now().Add(lastWord))
+		default:
 			e.W.SetWriteDeadline(past)
 		}
 	}
 	if link != nil {
 		link.stop()
 	}
+}
+
+// peerClosed ends the session because the peer of its link said so.
+func (s *Session) peerClosed() {
+	s.mu.Lock()
+	s.gone = nil
+	s.mu.Unlock()
+	s.interrupt()
 }
 
 // fail ends the session with an error from outside the two pumps.
@@ -376,6 +400,7 @@ func (d *direction) readError(err error) error {
 	case d.src.Ended != nil && errors.Is(err, unix.ECONNRESET):
 		return nil // after all that it wrote: a program that ended without reading all its input
 	}
+	d.s.deviceFailed(d.src, err)
 	return errors.Wrapf(err, "%s: read", d.src.Label)
 }
 
@@ -383,7 +408,15 @@ func (d *direction) writeError(err error) error {
 	if isGone(err) {
 		err = goneError{err}
 	}
+	d.s.deviceFailed(d.dst, err)
 	return errors.Wrapf(err, "%s: write", d.dst.Label)
+}
+
+// deviceFailed notes what the peer of a link is to be told if it was the device that failed.
+func (s *Session) deviceFailed(e *Endpoint, err error) {
+	if e.isDevice() && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+		s.why.CompareAndSwap(uint32(CloseNormal), uint32(CloseDevice))
+	}
 }
 
 // closeWrite tells dst that no more will come.
@@ -416,42 +449,6 @@ func fdOf(half any) int {
 		return f.Fd()
 	}
 	return -1
-}
-
-// Limiter lets a few messages of a kind pass and counts the rest, so that a flood of bad packets, or of strangers, is no flood of log lines. The zero value is ready.
-type Limiter struct {
-	mu     sync.Mutex
-	since  time.Time
-	passed int
-	held   uint64
-}
-
-// Allow says whether a message may be printed now, and how many were held back since the last one.
-func (l *Limiter) Allow() (ok bool, held uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now := time.Now(); now.Sub(l.since) > 10*time.Second {
-		l.since, l.passed = now, 0
-	}
-	if l.passed >= 3 {
-		l.held++
-		return false, 0
-	}
-	l.passed++
-	held, l.held = l.held, 0
-	return true, held
-}
-
-// lose counts a packet that was not delivered and says so, at a limited rate.
-func (d *direction) lose(why error) {
-	d.lost.Add(1)
-	if ok, held := d.complaints.Allow(); ok {
-		more := ""
-		if held > 0 {
-			more = fmt.Sprintf(" (and %d more since the last such message)", held)
-		}
-		d.s.cfg.Log.Warnf("%s: packet lost: %v%s", d.name, why, more)
-	}
 }
 
 // isGone says that a descriptor's other side has closed it.

@@ -69,11 +69,13 @@ type Config struct {
 
 	// FlagsSet and FlagsClear are interface flags (unix.IFF_UP, IFF_PROMISC, IFF_NOARP, ...) to be on and off; all
 	// others are left alone. Some flags are the kernel's to decide (IFF_RUNNING, IFF_POINTOPOINT, ...): to ask
-	// for one that differs is no error, but is noted through Logf.
+	// for one that differs is no error, but is said through Warnf.
 	FlagsSet, FlagsClear uint32
 
 	// Logf takes notes for the user, for instance that an address was there already. Nil drops them.
 	Logf func(format string, args ...any)
+	// Warnf takes what was asked for and can't be had. Nil stands for Logf.
+	Warnf func(format string, args ...any)
 }
 
 // Address is an address of the interface.
@@ -113,6 +115,8 @@ const (
 	maxName = unix.IFNAMSIZ - 1
 	minMTU  = 68 // net/ipv4: the least MTU IPv4 can live with, RFC 791
 	maxMTU  = 65535
+
+	maxTapMTU = maxMTU - 14 // the Ethernet header counts (tun_net_init in drivers/net/tun.c)
 )
 
 // Validate finds every mistake that can be found without opening anything. The error names the field and its value.
@@ -187,6 +191,9 @@ func (c *Config) checkLink() error {
 	if c.MTU != 0 {
 		if err := checkMTU(c.MTU); err != nil {
 			return err
+		}
+		if c.Kind == TAP && c.MTU > maxTapMTU {
+			return errors.Errorf("mtu %d: a tap device takes at most %d", c.MTU, maxTapMTU)
 		}
 	}
 	if c.Bridge != "" {

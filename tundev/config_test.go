@@ -37,6 +37,7 @@ func TestValidate(t *testing.T) {
 		{Config{Kind: 7}, "kind 7"},
 		{Config{MTU: 67}, "mtu 67"},
 		{Config{MTU: 65536}, "mtu 65536"},
+		{Config{Kind: TAP, MTU: 65522}, "mtu 65522: a tap device takes at most 65521"},
 		{Config{MTU: -1}, "mtu -1"},
 		{Config{TxQueueLen: -1}, "txqueuelen -1"},
 		{Config{Owner: new(-1)}, "owner -1"},

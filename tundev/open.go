@@ -62,7 +62,7 @@ func newDevice(c *Config, q *Queue, created bool) (*Device, *linkState, error) {
 		return nil, nil, newError(q.name+": look up the interface", err, "")
 	}
 	d := &Device{Queue: q, config: *c, created: created}
-	d.settings = settings{rt: rt, queue: q, index: link.index, kind: c.Kind, logf: c.Logf, record: !created}
+	d.settings = settings{rt: rt, queue: q, index: link.index, kind: c.Kind, logf: c.Logf, warnf: c.Warnf, record: !created}
 	return d, link, nil
 }
 

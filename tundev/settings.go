@@ -26,6 +26,7 @@ type settings struct {
 	index  int
 	kind   Kind
 	logf   func(string, ...any)
+	warnf  func(string, ...any)
 	record bool // the device was there before us
 
 	mu     sync.Mutex // held by whoever changes settings or the fields below
@@ -45,6 +46,14 @@ func (s *settings) note(format string, args ...any) {
 	if s.logf != nil {
 		s.logf("%s: "+format, append([]any{s.name()}, args...)...)
 	}
+}
+
+func (s *settings) warn(format string, args ...any) {
+	if s.warnf == nil {
+		s.note(format, args...)
+		return
+	}
+	s.warnf("%s: "+format, append([]any{s.name()}, args...)...)
 }
 
 func (s *settings) changed(what string, back func() error) {
@@ -250,7 +259,7 @@ const flagsOfUser = unix.IFF_UP | unix.IFF_DEBUG | unix.IFF_NOTRAILERS | unix.IF
 func (s *settings) setFlags(link *linkState, set, clear uint32) error {
 	differ := set&^link.flags | clear&link.flags
 	if fixed := differ &^ flagsOfUser; fixed != 0 {
-		s.note("interface flags %s are the kernel's to decide and stay as they are", flagNames(fixed))
+		s.warn("interface flags %s are the kernel's to decide and stay as they are", flagNames(fixed))
 	}
 	mask := differ & flagsOfUser
 	if mask == 0 {
