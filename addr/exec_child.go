@@ -142,6 +142,8 @@ func (p *child) report(env *Env) {
 		cut = cut || killed && (sig == unix.SIGTERM || sig == unix.SIGKILL) || stopped && sig == unix.SIGPIPE
 	default:
 		status, how = ws.ExitStatus(), "with status "+strconv.Itoa(ws.ExitStatus())
+		// How a program that was told to go answers SIGTERM is its own affair: a shell with a trap says 143. It says 141 of a program that SIGPIPE ended.
+		cut = cut || killed || stopped && status == 128+int(unix.SIGPIPE)
 	}
 	switch {
 	case status == 0:
