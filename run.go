@@ -184,6 +184,15 @@ func (p *invocation) readEnvironment() error {
 
 // bind checks both addresses, so that nothing is opened unless the whole command line is right.
 func (p *invocation) bind(args []string) (left, right *addr.Address, err error) {
+	specs := make([]*addr.Spec, len(args))
+	for i, arg := range args {
+		if specs[i], err = addr.Parse(arg); err != nil {
+			return nil, nil, err
+		}
+	}
+	if !p.LeftToRight && !p.RightToLeft {
+		p.chooseDirection(specs[0], specs[1])
+	}
 	leftMode, rightMode := addr.ReadWrite, addr.ReadWrite
 	switch {
 	case p.LeftToRight:
@@ -192,15 +201,11 @@ func (p *invocation) bind(args []string) (left, right *addr.Address, err error) 
 		leftMode, rightMode = addr.Write, addr.Read
 	}
 	for i, dst := range []**addr.Address{&left, &right} {
-		spec, err := addr.Parse(args[i])
-		if err != nil {
-			return nil, nil, err
-		}
 		c := addr.BindConfig{Mode: []addr.Mode{leftMode, rightMode}[i], AnyOptions: p.AnyOptions}
 		if p.Sloppy {
 			c.OptionFailed = func(err error) { p.log.Errorf("%s", err) }
 		}
-		if *dst, err = addr.Bind(spec, c); err != nil {
+		if *dst, err = addr.Bind(specs[i], c); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -211,6 +216,26 @@ func (p *invocation) bind(args []string) (left, right *addr.Address, err error) 
 		return nil, nil, hinted{errors.Errorf("%q and %q: only one of the addresses can have option fork", left.Text, right.Text), "each peer of the one is joined to the other, opened anew for it"}
 	}
 	return left, right, checkLasting(left, right)
+}
+
+// chooseDirection makes the transfer one-way, and says so, if one of the addresses can be used in one direction only and the other one in the opposite direction.
+func (p *invocation) chooseDirection(left, right *addr.Spec) {
+	l, r := addr.Directions(left), addr.Directions(right)
+	narrow, can := left, l
+	if l == addr.ReadWrite {
+		narrow, can = right, r
+	}
+	way := "left to right"
+	switch {
+	case l == addr.ReadWrite && r == addr.ReadWrite || l == r: // both ways, or none that works: Bind finds that
+		return
+	case l == addr.Read || r == addr.Write:
+		p.LeftToRight = true
+	default:
+		p.RightToLeft = true
+		way = "right to left"
+	}
+	p.log.Warnf("%q is for %s only: data go from %s", narrow.Text, can, way)
 }
 
 // env returns what openers need to know.

@@ -46,6 +46,9 @@ func (b *Bound) checkEvery() error {
 	if err := b.hostsAccess().check(); err != nil {
 		return errors.Wrap(err, "option "+optTCPWrap.opt.Name)
 	}
+	if err := b.checkRange(); err != nil {
+		return err
+	}
 	if err := b.bindKey(); err != nil {
 		return err
 	}

@@ -134,14 +134,16 @@ func (p *child) report(env *Env) {
 	p.mu.Lock()
 	ws, stopped, killed, cut := p.ended, p.stopped, p.killed, p.cut
 	p.mu.Unlock()
-	var status int
-	var how string
-	switch sig := ws.Signal(); {
-	case ws.Signaled():
-		status, how = 128+int(sig), "on signal "+strconv.Itoa(int(sig))
-		cut = cut || killed && (sig == unix.SIGTERM || sig == unix.SIGKILL) || stopped && sig == unix.SIGPIPE
-	default:
-		status, how = ws.ExitStatus(), "with status "+strconv.Itoa(ws.ExitStatus())
+	status, how := ws.ExitStatus(), "with status "+strconv.Itoa(ws.ExitStatus())
+	if ws.Signaled() {
+		status, how = 128+int(ws.Signal()), "on signal "+strconv.Itoa(int(ws.Signal()))
+	}
+	// A shell says 128+N of itself, too, when signal N ended what it ran.
+	switch unix.Signal(status - 128) {
+	case unix.SIGTERM, unix.SIGKILL:
+		cut = cut || killed
+	case unix.SIGPIPE:
+		cut = cut || stopped
 	}
 	switch {
 	case status == 0:

@@ -33,7 +33,7 @@ var _ = addType(Type{
 		if b.Param(0) == "" {
 			return b.openPipe(env)
 		}
-		return b.openNamed(ctx, env, 0, openFIFOPath)
+		return b.openNamed(ctx, env, 0, b.openFIFOPath)
 	},
 })
 
@@ -78,14 +78,24 @@ func (b *Bound) openPipe(env *Env) (Source, error) {
 	return &one{ep: ep}, nil
 }
 
-// openFIFOPath opens a path that a FIFO is made at if nothing is there.
-func openFIFOPath(ctx context.Context, path string, flags int, mode uint32) (fd int, made bool, err error) {
+// openFIFOPath opens a path that a FIFO is made at if nothing is there. A new one gets its owner at once: the opening may wait for the very user to whom the FIFO is given.
+func (b *Bound) openFIFOPath(ctx context.Context, path string, flags int, mode uint32) (fd int, made bool, err error) {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) == unix.ENOENT {
 		if err := unix.Mkfifo(path, mode); err != nil {
 			return -1, false, errors.Wrap(err, "mkfifo")
 		}
 		made = true
+		if uid, ok := optUser.Get(b); ok {
+			if err := unix.Lchown(path, uid, -1); err != nil {
+				return -1, made, errors.Wrap(err, "option user: chown")
+			}
+		}
+		if gid, ok := optGroup.Get(b); ok {
+			if err := unix.Lchown(path, -1, gid); err != nil {
+				return -1, made, errors.Wrap(err, "option group: chown")
+			}
+		}
 	}
 	fd, _, err = openPath(ctx, path, flags&^(unix.O_CREAT|unix.O_EXCL), mode)
 	return fd, made, err

@@ -13,7 +13,7 @@ import (
 // Which peers an address takes.
 var (
 	optRange = declare(kindRange, Option{Name: "range", Groups: GRANGE, Phase: PhAccept,
-		Doc: "take peers from this range of addresses only: 10.0.0.0/8, 10.0.0.0:255.0.0.0 or [fd00::]/8"})
+		Doc: "take peers from this range of addresses only: 10.0.0.0/8, 10.0.0.0:255.0.0.0 or [fd00::]/8; SOCKET-* types also take data:mask, as x0000x0a000000:x0000xff000000"})
 	optSourcePort = declare(kindUshort, Option{Name: "sourceport", Aliases: "sp", Groups: GUDP | GTCP, Phase: PhLate,
 		Doc: "client: local port; server: take only peers with this port"})
 	optLowPort = declare(kindBool, Option{Name: "lowport", Groups: GUDP | GTCP, Phase: PhLate,
@@ -24,7 +24,11 @@ var (
 type addrRange struct {
 	v4         bool
 	addr, mask [16]byte
+	raw        *rawRange // not nil: this instead
 }
+
+// rawRange is a range of socket addresses of any family, in the bytes behind the family. Mask and data are equally long.
+type rawRange struct{ data, mask []byte }
 
 var kindRange = kindOf[addrRange]{"STRING", need(parseRange)}
 
@@ -38,6 +42,9 @@ func parseRange(text string) (r addrRange, err error) {
 	}
 	ip, literal, err := parseIP(host)
 	if err != nil || !literal || ip.Zone() != "" {
+		if raw, ok := parseRawRange(text); ok {
+			return addrRange{raw: raw}, nil
+		}
 		return bad("no IP address in front")
 	}
 	r = addrRange{v4: ip.Is4(), addr: ip.As16()}
@@ -66,6 +73,46 @@ func parseRange(text string) (r addrRange, err error) {
 		r.mask[i/8] |= 0x80 >> (i % 8)
 	}
 	return r, nil
+}
+
+// parseRawRange parses two texts of the data language with a colon between them.
+func parseRawRange(text string) (r *rawRange, ok bool) {
+	i := strings.LastIndexByte(text, ':')
+	if i < 0 {
+		return nil, false
+	}
+	data, err := ParseDalan(text[:i])
+	if err != nil {
+		return nil, false
+	}
+	mask, err := ParseDalan(text[i+1:])
+	if err != nil || len(mask) != len(data) || len(mask) == 0 {
+		return nil, false
+	}
+	return &rawRange{data, mask}, true
+}
+
+// checkRange refuses ranges that only addresses of the SOCKET-* types can have.
+func (b *Bound) checkRange() error {
+	r, given := optRange.peek(b)
+	if last := len(b.Type.Params) - 1; !given || r.raw == nil || last >= 0 && (b.Type.Params[last] == paramLocal || b.Type.Params[last] == paramRemote) {
+		return nil
+	}
+	return withHint{errors.Errorf("option range: data and mask are for the SOCKET-* types, %s wants IP addresses", b.Name), "write 10.0.0.0/8, 10.0.0.0:255.0.0.0 or [fd00::]/8"}
+}
+
+// holdsPeer says whether the address of a peer is in the range.
+func (r *addrRange) holdsPeer(peer *sockaddr) bool {
+	if r.raw == nil {
+		return r.holds(peer.ip())
+	}
+	for i, m := range r.raw.mask {
+		at := sizeofFamily + i
+		if at >= int(peer.n) || (peer.b[at]^r.raw.data[i])&m != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // holds says whether ip is in the range. An IPv4 address mapped into IPv6 counts as what it is.
@@ -120,7 +167,7 @@ func (b *Bound) rangeFilter(env *Env) *peerFilter {
 func (f *peerFilter) refuses(log *relay.Log, peer *sockaddr) string {
 	switch {
 	case f == nil:
-	case f.within != nil && !f.within.holds(peer.ip()):
+	case f.within != nil && !f.within.holdsPeer(peer):
 		return optRange.opt.Name
 	case f.sourcePort >= 0 && int(peer.port()) != f.sourcePort:
 		return optSourcePort.opt.Name

@@ -50,6 +50,20 @@ func TestSocketGeneric(t *testing.T) {
 	}
 }
 
+// A range of generic socket addresses is two texts of the data language: bytes behind the family, and which of their bits count.
+func TestSocketGenericRange(t *testing.T) {
+	h := newHost(t)
+	port := freePort(t, "udp")
+	recv := h.open("SOCKET-RECV:2:2:17:"+inetBytes(t, port)+",range=x0000x7f000000:x0000xff0000ff", Read) // a mask with a hole: 127.*.*.0
+	for _, from := range []string{"127.0.0.1", "127.1.2.0"} {
+		send := h.open("UDP4:127.0.0.1:"+port+",bind="+from, Write)
+		writeText(t, send.W, from)
+	}
+	if got := readOne(t, recv.R); got != "127.1.2.0" {
+		t.Errorf("took a datagram from %s", got)
+	}
+}
+
 func TestSocketGenericMistakes(t *testing.T) {
 	for arg, want := range map[string]string{
 		"SOCKET-CONNECT:x:6:x00":                                              `domain "x"`,
@@ -57,6 +71,8 @@ func TestSocketGenericMistakes(t *testing.T) {
 		"SOCKET-CONNECT:2:6:hello":                                            `address "hello"`,
 		"SOCKET-CONNECT:2:6:x" + strings.Repeat("00", 200):                    "200 bytes",
 		"SOCKET-LISTEN:2:6:x00,bind=x00":                                      "binds to its parameter",
+		"SOCKET-DATAGRAM:2:2:17:x00,range=x0000:xff":                          "no range of addresses",
+		"TCP-LISTEN:80,range=x0000:xff00":                                     "for the SOCKET-* types",
 		"SOCKET-SENDTO:2:2:17":                                                "wrong number of parameters",
 		"SOCKET-SENDTO:2:2:17:x00,bind=zz":                                    "option bind",
 		"SOCKET-RECVFROM:2:2:17:x1e617f0000010000000000000000,max-children=1": "without fork",

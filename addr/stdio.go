@@ -52,6 +52,7 @@ func inherited(name string, fd int, usual Mode, what string, examples []Example)
 		Summary:  what,
 		Doc:      "Uses descriptor " + strconv.Itoa(fd) + ", usually for " + usual.String() + "; in the other direction too if it is open for it, as terminals and sockets are.",
 		Examples: examples,
+		narrow:   func(*Single) Mode { return accessMode(fd) },
 		Check:    func(b *Bound) error { return b.checkInherited(fd, fd) },
 		Open: func(ctx context.Context, b *Bound, env *Env) (Source, error) {
 			return b.openInherited(ctx, env, fd, fd)
@@ -66,6 +67,16 @@ var _ = addType(Type{
 	Examples: []Example{
 		{"-u FD:0 STDOUT", "copies standard input to standard output"},
 		{"-u EXEC:date 2", "prints the date on standard error"},
+	},
+	narrow: func(s *Single) Mode {
+		if len(s.Params) != 1 {
+			return ReadWrite
+		}
+		n, err := parseUint(s.Params[0].Text, 1<<20)
+		if err != nil {
+			return ReadWrite
+		}
+		return accessMode(int(n))
 	},
 	Check: func(b *Bound) error {
 		n, err := fdNumber(b)
@@ -154,8 +165,10 @@ func (b *Bound) openInherited(ctx context.Context, env *Env, rfd, wfd int) (Sour
 	}
 	switch {
 	case b.Mode == Read:
-		env.Log.Noticef("reading from and writing to %s", describeFD(rfd))
-	case b.Mode == Write || rfd == wfd:
+		env.Log.Noticef("using %s for %s", describeFD(rfd), b.Mode)
+	case b.Mode == Write:
+		env.Log.Noticef("using %s for %s", describeFD(wfd), b.Mode)
+	case rfd == wfd:
 		env.Log.Noticef("reading from and writing to %s", describeFD(wfd))
 	default:
 		env.Log.Noticef("reading from and writing to stdio")

@@ -47,6 +47,8 @@ type Type struct {
 
 	complete func() // puts the texts of a template into their final form, once; nil: they are written out
 
+	// narrow says what of Can is left for the descriptor that the address names; nil: all.
+	narrow func(s *Single) Mode
 	// Check finds mistakes in parameters and options that can be found without opening anything; nil: there are none to find.
 	Check func(b *Bound) error
 	// Open opens the address, or begins to listen.

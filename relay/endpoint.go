@@ -93,7 +93,7 @@ type Endpoint struct {
 	W       Writer // nil: cannot be written
 	Traffic Traffic
 
-	GoneIsEnd bool // a far side that went away ends the writing as a wanted end does, with a notice (option cool-write)
+	GoneIsEnd bool // a far side that went away ends the transfer as a wanted end does, with a notice (option cool-write)
 
 	// Of packet endpoints.
 	PI      bool                 // packets have four bytes of packet information in front (if_tun.h, struct tun_pi)

@@ -27,6 +27,7 @@ type File struct {
 	waits bool     // its system calls may block: a borrowed descriptor without O_NONBLOCK
 	watch *os.File // of a borrowed descriptor that may block: an epoll instance that becomes readable when fd does; nil for regular files
 	space *os.File // of a borrowed socket that may block: the same for writing
+	turn  *os.File // of a borrowed terminal: see readInTurn
 	shut  func() error
 
 	closed  atomic.Bool
@@ -159,13 +160,16 @@ func BorrowFile(fd int, name string) (*File, error) {
 		}
 	}
 	if f.waits && fileType(dup) == unix.S_IFSOCK {
-		if f.space, err = watch(dup, unix.EPOLLOUT); err != nil {
-			if f.watch != nil {
-				f.watch.Close()
-			}
-			unix.Close(dup)
-			return nil, errors.Wrapf(err, "descriptor %d", fd)
+		f.space, err = watch(dup, unix.EPOLLOUT)
+	} else if f.watch != nil {
+		f.turn, err = newTurn(dup)
+	}
+	if err != nil {
+		if f.watch != nil {
+			f.watch.Close()
 		}
+		unix.Close(dup)
+		return nil, errors.Wrapf(err, "descriptor %d", fd)
 	}
 	f.fd = dup
 	f.File = os.NewFile(uintptr(dup), name)
@@ -220,9 +224,12 @@ func (f *File) SyscallConn() (syscall.RawConn, error) { return f.raw, nil }
 // readRaw runs do until it says true, waiting until the descriptor is readable each time it says false.
 func (f *File) readRaw(do func(fd uintptr) bool) error {
 	var err error
-	if f.watch == nil {
+	switch {
+	case f.watch == nil:
 		err = f.raw.Read(do)
-	} else {
+	case f.turn != nil:
+		err = f.readInTurn(do)
+	default:
 		err = f.whenReady(f.watch, do)
 	}
 	if err != nil {
@@ -300,6 +307,11 @@ func (f *File) send(p []byte) (sent int, err error) {
 
 // SetReadDeadline implements Reader. Descriptors that never wait have no deadline.
 func (f *File) SetReadDeadline(t time.Time) error {
+	if f.turn != nil {
+		if err := f.turn.SetReadDeadline(t); err != nil {
+			return noDeadlineIsFine(err)
+		}
+	}
 	if f.watch != nil {
 		return f.watch.SetReadDeadline(t)
 	}
@@ -333,6 +345,9 @@ func (f *File) Close() error {
 	}
 	if f.space != nil {
 		f.space.Close()
+	}
+	if f.turn != nil {
+		f.turn.Close()
 	}
 	err := f.File.Close()
 	if errors.Is(err, os.ErrClosed) {

@@ -1,6 +1,9 @@
 package relay
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Level is the severity of a log message, in socat's order.
 type Level int8
@@ -83,7 +86,7 @@ func (l *Log) Print(level Level, format string, args ...any) {
 		}
 	}
 	r.Text = fmt.Sprintf(format, args...)
-	if l.label != "" {
+	if l.label != "" && !strings.HasPrefix(r.Text, l.label+": ") { // an error of the endpoint that the session is named after says so itself
 		r.Text = l.label + ": " + r.Text
 	}
 	l.sink(r)

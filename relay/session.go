@@ -399,6 +399,10 @@ func (d *direction) readError(err error) error {
 		return nil
 	case d.src.Ended != nil && errors.Is(err, unix.ECONNRESET):
 		return nil // after all that it wrote: a program that ended without reading all its input
+	case d.src.W != nil && d.src.GoneIsEnd && errors.Is(err, unix.ECONNRESET):
+		// What we wrote reached a peer that was gone. Which of our halves hears of it is chance.
+		d.s.cfg.Log.Noticef("%s: read: %v", d.src.Label, err)
+		return nil
 	}
 	d.s.deviceFailed(d.src, err)
 	return errors.Wrapf(err, "%s: read", d.src.Label)
