@@ -154,8 +154,10 @@ func (b *Bound) openInherited(ctx context.Context, env *Env, rfd, wfd int) (Sour
 	}
 	switch {
 	case b.Mode == Read:
-		env.Log.Noticef("reading from and writing to %s", describeFD(rfd))
-	case b.Mode == Write || rfd == wfd:
+		env.Log.Noticef("using %s for reading", describeFD(rfd))
+	case b.Mode == Write:
+		env.Log.Noticef("using %s for writing", describeFD(wfd))
+	case rfd == wfd:
 		env.Log.Noticef("reading from and writing to %s", describeFD(wfd))
 	default:
 		env.Log.Noticef("reading from and writing to stdio")

@@ -126,6 +126,9 @@ func (m *mover) copyPlain() error {
 	m.take()
 	defer m.give()
 	for {
+		if m.d.s.isStopping() {
+			return os.ErrDeadlineExceeded
+		}
 		n, err := m.d.src.R.Read(m.buf)
 		if n > 0 {
 			if werr := m.deliver(m.buf[:n]); werr != nil {
@@ -156,6 +159,9 @@ func (m *mover) copyUntilBulk() (bulk bool, err error) {
 	read := m.readBuffer
 	full := 0
 	for {
+		if m.d.s.isStopping() {
+			return false, os.ErrDeadlineExceeded
+		}
 		if err := m.src.readRaw(read); err != nil {
 			return false, m.d.readError(err)
 		}
@@ -355,6 +361,7 @@ func (m *mover) sendFile() (done bool, err error) {
 	}
 }
 
+// isStopping tells a direction between two files, which never wait and so have no deadlines, that the session has been interrupted.
 func (s *Session) isStopping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
