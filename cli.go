@@ -145,11 +145,18 @@ func longForms(args []string, takesValue, isCommand func(name string) bool) (lon
 		case a == "--":
 			return finish(append([]string{"relay", "--"}, args[i+1:]...)...), nil
 		case strings.HasPrefix(a, "--"):
-			if takesValue(a[2:]) { // and has it in the next word
-				if i++; i == len(args) {
-					return finish("relay"), errors.Errorf("option %s requires an argument%s", a, seeHelp)
+			name, value, attached := strings.Cut(a[2:], "=")
+			if takesValue(name) {
+				if !attached { // it is the next word
+					if i++; i == len(args) {
+						return finish("relay"), errors.Errorf("option %s requires an argument%s", a, seeHelp)
+					}
+					value = args[i]
 				}
-				a += "=" + args[i]
+				if value == "" {
+					return finish("relay"), errors.Errorf("option --%s: its argument is empty", name)
+				}
+				a = "--" + name + "=" + value
 			}
 			long = append(long, a)
 			continue

@@ -46,6 +46,14 @@ const optionsNotYet = `
 
 const notYet = ": socat has it, tunsplice does not have it yet"
 
+// NotYet returns what an error about an unknown word is to add: ": socat has it, tunsplice does not have it yet" if it is the name of an address type or option of socat's, else "".
+func NotYet(word string) string {
+	if isTypeNotYet(word) || isOptionNotYet(word) {
+		return notYet
+	}
+	return ""
+}
+
 func isTypeNotYet(keyword string) bool {
 	return slices.Contains(strings.Fields(typesNotYet), strings.ToUpper(keyword))
 }
