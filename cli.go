@@ -51,7 +51,7 @@ type commandLine struct {
 	Idle        seconds `name:"idle" group:"Transfer" placeholder:"SECONDS" help:"end after this time without traffic (default: never)"`
 
 	Sloppy       bool       `name:"sloppy" group:"Behaviour" help:"go on where an option can't be set: log the error, leave the option out"`
-	AnyOptions   bool       `name:"any-options" group:"Behaviour" help:"take options that are not for this type of address, and pass over them"`
+	AnyOptions   bool       `name:"any-options" group:"Behaviour" help:"try options that are not for this type of address too; a warning names those without effect"`
 	Signals      signalMask `name:"signals" default:"0x89de" group:"Behaviour" placeholder:"MASK" help:"the signals that end the program in order and are logged, bit N for signal N (default 0x89de: HUP INT QUIT ILL ABRT BUS FPE SEGV TERM)"`
 	Lock         string     `name:"lock" group:"Behaviour" placeholder:"FILE" help:"make this lock file, or give up if it exists"`
 	WaitLock     string     `name:"wait-lock" group:"Behaviour" placeholder:"FILE" help:"make this lock file, wait while it exists"`
@@ -145,11 +145,18 @@ func longForms(args []string, takesValue, isCommand func(name string) bool) (lon
 		case a == "--":
 			return finish(append([]string{"relay", "--"}, args[i+1:]...)...), nil
 		case strings.HasPrefix(a, "--"):
-			if takesValue(a[2:]) { // and has it in the next word
-				if i++; i == len(args) {
-					return finish("relay"), errors.Errorf("option %s requires an argument%s", a, seeHelp)
+			name, value, attached := strings.Cut(a[2:], "=")
+			if takesValue(name) {
+				if !attached { // it is the next word
+					if i++; i == len(args) {
+						return finish("relay"), errors.Errorf("option %s requires an argument%s", a, seeHelp)
+					}
+					value = args[i]
 				}
-				a += "=" + args[i]
+				if value == "" {
+					return finish("relay"), errors.Errorf("option --%s: its argument is empty", name)
+				}
+				a = "--" + name + "=" + value
 			}
 			long = append(long, a)
 			continue
@@ -299,7 +306,7 @@ func (d *descriptor) UnmarshalText(text []byte) error {
 		*d = -1
 		return nil
 	}
-	n, err := parseNumber(string(text))
+	n, err := addr.ParseNumber(string(text))
 	if err == nil && (n < 0 || n > 1<<20) {
 		err = errors.New("wanted the number of an open descriptor")
 	}
@@ -315,7 +322,7 @@ type size int
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (s *size) UnmarshalText(text []byte) error {
-	n, err := parseNumber(string(text))
+	n, err := addr.ParseNumber(string(text))
 	switch {
 	case err != nil:
 		return err
@@ -331,24 +338,10 @@ type signalMask uint32
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *signalMask) UnmarshalText(text []byte) error {
-	n, err := parseNumber(string(text))
+	n, err := addr.ParseNumber(string(text))
 	if err == nil && (n < 0 || n > 1<<32-1) {
 		err = errors.New("wanted a mask of 32 bits")
 	}
 	*m = signalMask(n)
 	return err
-}
-
-// parseNumber reads a number as strtoul(3) does with base 0.
-func parseNumber(text string) (int64, error) {
-	n, err := strconv.ParseInt(text, 0, 64)
-	switch {
-	case err == nil:
-		return n, nil
-	case errors.Is(err, strconv.ErrRange):
-		return 0, errors.New("number out of range")
-	case !strings.ContainsAny(text, "0123456789") || !strings.ContainsAny(text[:1], "+-0123456789"):
-		return 0, errors.New("missing numerical value")
-	}
-	return 0, errors.New("trailing garbage after the number")
 }

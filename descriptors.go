@@ -35,7 +35,7 @@ func describeDescriptor(fd int) string {
 	flags, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	stamp := func(t unix.Timespec) string { return time.Unix(t.Unix()).Format(time.ANSIC) }
 	dev := func(n uint64) string { return fmt.Sprintf("%d,%d", unix.Major(n), unix.Minor(n)) }
-	line := fmt.Sprintf("%4d: %s\t%s\t%d\t%06o\t%d\t%d\t%d\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%d\tx%06x", fd, fileKind(st.Mode), dev(uint64(st.Dev)), st.Ino, st.Mode, st.Nlink,
+	line := fmt.Sprintf("%4d: %s\t%s\t%d\t0%o\t%d\t%d\t%d\t%s\t%d\t%d\t%d\t%s\t%s\t%s\t%d\tx%06x", fd, fileKind(st.Mode), dev(uint64(st.Dev)), st.Ino, st.Mode, st.Nlink,
 		st.Uid, st.Gid, dev(uint64(st.Rdev)), st.Size, st.Blksize, st.Blocks, stamp(st.Atim), stamp(st.Mtim), stamp(st.Ctim), cloexec, flags)
 	if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		kind, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)

@@ -86,7 +86,7 @@ func showHelpFor(w io.Writer, name string) error {
 	}
 	t, opts := addr.LookupType(name), addr.LookupOptions(name)
 	if t == nil && len(opts) == 0 {
-		err := errors.Errorf("no address type and no option is called %q", name)
+		err := errors.Errorf("no address type and no option is called %q%s", name, addr.NotYet(name))
 		if near := addr.Suggest(name, append(addr.TypeNames(), addr.OptionNames()...)); near != "" {
 			return hinted{err, "did you mean " + near + "?"}
 		}

@@ -6,9 +6,11 @@ import (
 	"io"
 	"log/syslog"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"tunsplice/relay"
 
@@ -157,6 +159,7 @@ func (s *logSink) record(r relay.Record) {
 
 // format makes the line of a message, with its line feed. It is valid until the next call. s.mu is held.
 func (s *logSink) format(level relay.Level, text string) []byte {
+	text = oneLine(text)
 	if s.out == nil {
 		s.buf = append(append(append(s.buf[:0], level.Letter(), ' '), text...), '\n')
 		return s.buf
@@ -173,6 +176,23 @@ func (s *logSink) format(level relay.Level, text string) []byte {
 	b = fmt.Appendf(b, "%s[%d] %c %s\n", s.name, os.Getpid(), level.Letter(), text)
 	s.buf = b
 	return b
+}
+
+// oneLine replaces the control characters that a file name, a command or a peer may have brought into a message: one event is one line, and a terminal that shows it obeys nobody.
+func oneLine(text string) string {
+	if strings.IndexFunc(text, unicode.IsControl) < 0 {
+		return text
+	}
+	var sb strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			escaped := strconv.QuoteRune(r)
+			sb.WriteString(escaped[1 : len(escaped)-1])
+		} else {
+			sb.WriteRune(r)
+		}
+	}
+	return sb.String()
 }
 
 // put writes one line where the log goes. s.mu is held.

@@ -21,6 +21,7 @@ type Bound struct {
 	Mode   Mode // how the session uses it
 
 	settings     []setting
+	passedOver   []string    // names of options that were taken by -g and can't do anything
 	optionFailed func(error) // BindConfig.OptionFailed
 	key          *secure.Key // nil: none
 	tls          *tlsSetup   // of a TLS address: what its options come to; nil: there is no TLS
@@ -45,7 +46,7 @@ type Address struct {
 // BindConfig says how addresses are checked.
 type BindConfig struct {
 	Mode       Mode // the directions the session needs
-	AnyOptions bool // -g: options of foreign groups are taken, and passed over where they mean nothing
+	AnyOptions bool // -g: options of foreign groups are taken, and named in a warning where they mean nothing
 	// OptionFailed takes the error of an option that is wrong or that the kernel refuses; the address goes on without it (-s). nil: such an error ends the address.
 	OptionFailed func(error)
 }
@@ -149,6 +150,9 @@ func bindSingle(spec *Spec, s *Single, mode Mode, c BindConfig) (*Bound, error) 
 	t := LookupType(s.Keyword)
 	if t == nil {
 		hint := "\"tunsplice -h\" lists the address types"
+		if isTypeNotYet(s.Keyword) {
+			return nil, mistake(s.KeywordPos, hint, "unknown device/address %q%s", s.Keyword, notYet)
+		}
 		if near := Suggest(strings.ToUpper(s.Keyword), typeNames()); near != "" {
 			hint = "did you mean " + near + "?"
 		}
@@ -197,12 +201,19 @@ func (b *Bound) bindOption(w OptionWord, c BindConfig, mistake func(int, string,
 	switch {
 	case !exists:
 		hint := fmt.Sprintf("\"tunsplice help %s\" lists the options", b.Name)
+		if isOptionNotYet(w.Name) {
+			return mistake(w.Pos, hint, "unknown option %q%s", w.Name, notYet)
+		}
 		if near := Suggest(strings.ToLower(w.Name), b.optionNames()); near != "" {
 			hint = "did you mean " + near + "?"
 		}
 		return mistake(w.Pos, hint, "unknown option %q", w.Name)
 	case opt == nil && c.AnyOptions:
-		return nil
+		// What acts on a descriptor is tried, if the address has such a phase. The rest would mean something to openers that do not expect it.
+		if opt, _ = lookupOption(w.Name, ^Group(0)); opt.do == nil {
+			b.passedOver = append(b.passedOver, w.Name)
+			return nil
+		}
 	case opt == nil:
 		other, _ := lookupOption(w.Name, ^Group(0))
 		return mistake(w.Pos, fmt.Sprintf("it is for addresses of the groups %s", other.Groups), "option %q is not for %s addresses", w.Name, b.Name)
@@ -228,6 +239,7 @@ func (b *Bound) optionNames() []string {
 
 // unused returns the options that nobody acted on in an address that has been opened.
 func (b *Bound) unused() (names []string) {
+	names = slices.Clone(b.passedOver)
 	for i := range b.settings {
 		if s := &b.settings[i]; !s.used.Load() && !slices.Contains(names, s.word.Name) {
 			names = append(names, s.word.Name)
@@ -258,7 +270,7 @@ func rejoinCommand(t *Type, s *Single) *Single {
 	r := *s
 	last := -1
 	for i, w := range s.Options {
-		if opt, _ := lookupOption(w.Name, t.Groups); opt == nil && t.Groups&GFORK != 0 {
+		if opt, _ := lookupOption(w.Name, t.Groups); opt == nil && t.Groups&GFORK != 0 && !isOptionNotYet(w.Name) {
 			last = i
 		}
 	}

@@ -36,7 +36,7 @@ var (
 	optFdout = declare(kindUshort, Option{Name: "fdout", Groups: GFORK, Phase: PhPastbigen, Doc: "descriptor on which the program writes (default 1)"})
 	optErr   = declare(kindBool, Option{Name: "stderr", Groups: GFORK, Phase: PhPastfork, Doc: "what the program writes on standard error goes where its output goes"})
 	optPgid  = declare(kindInt, Option{Name: "setpgid", Aliases: "pgid", Groups: GFORK, Phase: PhLate,
-		Doc: "process group of the program; 0 makes a new one (default: ours at a terminal, else a new one)"})
+		Doc: "process group of the program; 0, 1 or no value makes a new one (default: ours at a terminal, else a new one)"})
 	optSetsid = declare(kindBool, Option{Name: "setsid", Aliases: "sid", Groups: GFORK, Phase: PhLate, Doc: "the program gets a session of its own, without a terminal"})
 	optDash   = declare(kindBool, Option{Name: "dash", Aliases: "login", Groups: GEXEC, Phase: PhPreexec,
 		Doc: "put a dash before the program's name in its arguments: a login shell"})
@@ -187,6 +187,9 @@ func (b *Bound) checkExec() error {
 		return errors.New("option fdin: the session writes nothing to the program")
 	case out && b.Mode&Read == 0:
 		return errors.New("option fdout: the session reads nothing from the program")
+	}
+	if pgid, _ := optPgid.Get(b); pgid > 1 && optSetsid.Or(b, false) {
+		return errors.New("options setsid and setpgid exclude each other")
 	}
 	if optPipes.Or(b, false) {
 		if b.Mode == ReadWrite && fdin == fdout {

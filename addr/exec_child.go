@@ -39,10 +39,7 @@ func (b *Bound) startProgram(env *Env, c command, l *link) (*child, error) {
 			who = a
 		}
 	}
-	sys, own, err := b.processAttributes(who)
-	if err != nil {
-		return nil, err
-	}
+	sys, own := b.processAttributes(who)
 	pidfd := -1
 	sys.PidFD = &pidfd
 	attr := &syscall.ProcAttr{Env: b.environment(env, who), Sys: sys}
@@ -68,15 +65,15 @@ func (b *Bound) startProgram(env *Env, c command, l *link) (*child, error) {
 }
 
 // processAttributes returns what the options say about the program's process. own says that it leads a process group of its own.
-func (b *Bound) processAttributes(who *account) (sys *syscall.SysProcAttr, own bool, err error) {
+func (b *Bound) processAttributes(who *account) (sys *syscall.SysProcAttr, own bool) {
 	sys = &syscall.SysProcAttr{Chroot: optChroot.Or(b, "")}
 	pgid, havePgid := optPgid.Get(b)
+	if pgid == 1 { // as socat has it; no other program can join the group of init
+		pgid = 0
+	}
 	switch {
-	case optSetsid.Or(b, false):
+	case optSetsid.Or(b, false): // which makes a group, too: a wish for another one was refused by checkExec
 		sys.Setsid, own = true, true
-		if havePgid && pgid != 0 {
-			return nil, false, errors.New("options setsid and setpgid exclude each other")
-		}
 	case havePgid:
 		sys.Setpgid, sys.Pgid, own = true, pgid, pgid == 0
 	case !inForeground():
@@ -96,7 +93,7 @@ func (b *Bound) processAttributes(who *account) (sys *syscall.SysProcAttr, own b
 	if haveGID {
 		sys.Credential.Gid = uint32(gid)
 	}
-	return sys, own, nil
+	return sys, own
 }
 
 // inForeground says whether our process group is the one that its terminal talks to.

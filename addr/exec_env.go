@@ -2,6 +2,7 @@ package addr
 
 import (
 	"bufio"
+	"math"
 	"os"
 	"os/user"
 	"slices"
@@ -70,8 +71,8 @@ var kindAccount = kindOf[*account]{"UID_T", need(parseAccount)}
 func parseAccount(text string) (*account, error) {
 	u, err := user.Lookup(text)
 	if err != nil {
-		if _, nerr := strconv.ParseUint(text, 10, 32); nerr == nil {
-			u, err = user.LookupId(text)
+		if n, nerr := parseUint(text, math.MaxUint32); nerr == nil {
+			u, err = user.LookupId(strconv.FormatUint(n, 10))
 		}
 	}
 	if err != nil {

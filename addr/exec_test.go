@@ -229,8 +229,10 @@ func TestChildSessionAndGroup(t *testing.T) {
 		return strings.Fields(got.out)
 	}
 	for opts, ok := range map[string]func(pid, pgrp, session string) bool{
-		",setsid": func(pid, pgrp, session string) bool { return pid == pgrp && pid == session },
-		",pgid=0": func(pid, pgrp, session string) bool { return pid == pgrp && pid != session },
+		",setsid":  func(pid, pgrp, session string) bool { return pid == pgrp && pid == session },
+		",setpgid": func(pid, pgrp, session string) bool { return pid == pgrp && pid != session },
+		",pgid=1":  func(pid, pgrp, session string) bool { return pid == pgrp && pid != session },
+		",pgid=0":  func(pid, pgrp, session string) bool { return pid == pgrp && pid != session },
 		"": func(pid, pgrp, session string) bool {
 			return pid == pgrp != inForeground() && (pid == pgrp || pgrp == self)
 		},

@@ -25,6 +25,7 @@ var _ = addType(Type{
 	Open: func(ctx context.Context, b *Bound, env *Env) (Source, error) {
 		return b.openNamed(ctx, env, 0, openPath)
 	},
+	Check: (*Bound).checkAccess,
 })
 
 var _ = addType(Type{
@@ -50,7 +51,8 @@ var _ = addType(Type{
 		{"-u /etc/hostname -", "prints a file"},
 		{"-u - /tmp/log", "appends standard input to a file, which is made if need be"},
 	},
-	Open: openAnything,
+	Check: (*Bound).checkAccess,
+	Open:  openAnything,
 })
 
 // openAnything is the opener of GOPEN.
@@ -107,9 +109,6 @@ func (b *Bound) openNamed(ctx context.Context, env *Env, flags int, open nameOpe
 			}
 		}
 		flags := b.openFlags(flags)
-		if err := b.checkAccess(flags); err != nil {
-			return err
-		}
 		env.Log.Noticef("opening %s %q for %s", fileKind(path), path, b.Mode)
 		var fd int
 		var err error
@@ -137,13 +136,13 @@ func (b *Bound) openNamed(ctx context.Context, env *Env, flags int, open nameOpe
 	return b.namedEndpoint(f, remove)
 }
 
-// checkAccess finds an access mode, as set by the options o-rdonly and o-wronly, that the session can't work with.
-func (b *Bound) checkAccess(flags int) error {
-	access := flags & unix.O_ACCMODE
-	if access == unix.O_WRONLY && b.Mode&Read != 0 {
+// checkAccess finds an access mode, as set by the options o-rdonly and o-wronly, that leaves the session nothing to do. In a session of both directions the one that is
+// missing is an error of the transfer (EBADF) once there are data for it: OPEN:f,rdonly is everyday use for a file that answers nothing.
+func (b *Bound) checkAccess() error {
+	switch access := b.accessMode(); {
+	case access == unix.O_WRONLY && b.Mode == Read:
 		return errors.New("option o-wronly: the session reads from this address")
-	}
-	if access == unix.O_RDONLY && b.Mode&Write != 0 {
+	case access == unix.O_RDONLY && b.Mode == Write:
 		return errors.New("option o-rdonly: the session writes to this address")
 	}
 	return nil

@@ -37,7 +37,8 @@ func TestFilesLikeSocat(t *testing.T) {
 		"-u - OPEN:f,perm=600", "-u - OPEN:new,creat,perm=666", "-u - OPEN:new,creat,perm=666,umask=077", "-u - FILE:f,wronly", "-u OPEN:f,rdwr -",
 		"-u - CREATE:f", "-u - CREAT:new,perm=604", "-u - CREATE:f,unlink-early", "-u - CREATE:f,append",
 		"-u - GOPEN:f", "-u GOPEN:f -", "-u - GOPEN:new", "-u - ./f", "-u - ./new,perm=600",
-		"-u - OPEN:f,perm-early=600,user-early=3", "-u - OPEN:f,perm-late=600,group-late=3", "-u - OPEN:f,unlink,creat", "-u - OPEN:f,unlink-late",
+		"-u - OPEN:f,perm-early=600,user-early=3", "-u - OPEN:new,creat,perm-early=600,user-early=3,group-early=4", "OPEN:f,rdonly /dev/null", "-U - OPEN:f,rdonly",
+		"-u - OPEN:f,perm-late=600,group-late=3", "-u - OPEN:f,unlink,creat", "-u - OPEN:f,unlink-late",
 		"-u - OPEN:f,unlink-close", "-u - OPEN:f,unlink", "-u OPEN:f,seek=3 -", "-u OPEN:f,seek-end=-2 -", "-u OPEN:f,lseek=2,seek-cur=3 -", "-u - OPEN:f,seek=20",
 		"-u - OPEN:f,ftruncate=4", "-u - OPEN:f,ftruncate=14,append", "-u - OPEN:f,lock,flock", "-u - OPEN:f,setlk,flock-nb,noatime,cloexec",
 		"-u - OPEN:link,nofollow", "-u - OPEN:.", "-u OPEN:f,directory -", "-u OPEN:f,nonblock -", "-u OPEN:f,readbytes=4 -", "-u - OPEN:f,sync,dsync,rsync,noctty,largefile",
@@ -51,16 +52,17 @@ func TestOpenRefusals(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "f", "x")
 	for line, want := range map[string]string{
-		"-u OPEN:f,wronly -":      "o-wronly",
-		"OPEN:f,rdonly -":         "o-rdonly",
-		"-u ./new -":              "No such file", // socat makes an empty one
-		"-u CREATE:new -":         "is no address for reading",
-		"-u - OPEN:f,iff-up":      "option",
-		"-u - OPEN:f,perm=9":      "file mode",
-		"-u - OPEN:f,user=nobdy_": "unknown user",
-		"-u - OPEN":               "wrong number of parameters",
-		"-u - OPEN:f,setlk=x":     "numerical",
-		"-u - PIPE,perm-early=1":  "needs a path",
+		"-u OPEN:f,wronly -":         "o-wronly",
+		"-u - OPEN:f,rdonly":         "o-rdonly",
+		"-u - OPEN:new,rdonly,creat": "o-rdonly",
+		"-u ./new -":                 "No such file", // socat makes an empty one
+		"-u CREATE:new -":            "is no address for reading",
+		"-u - OPEN:f,iff-up":         "option",
+		"-u - OPEN:f,perm=9":         "file mode",
+		"-u - OPEN:f,user=nobdy_":    "unknown user",
+		"-u - OPEN":                  "wrong number of parameters",
+		"-u - OPEN:f,setlk=x":        "numerical",
+		"-u - PIPE,perm-early=1":     "needs a path",
 	} {
 		got := finish(t, relayCmd(t, dir, strings.Fields(line)...), "")
 		if got.status != 1 || !strings.Contains(got.err, want) {

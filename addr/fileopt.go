@@ -70,18 +70,19 @@ func (b *Bound) prepareName(path string) error {
 			return err
 		}
 	}
+	// What is not there yet has no owner or mode to change: it is made with those that the other options say.
 	if mode, ok := optPermEarly.Get(b); ok {
-		if err := unix.Chmod(path, mode); err != nil {
+		if err := unix.Chmod(path, mode); err != nil && err != unix.ENOENT {
 			return errors.Wrapf(err, "option perm-early: chmod %s", path)
 		}
 	}
 	if uid, ok := optUserEarly.Get(b); ok {
-		if err := unix.Lchown(path, uid, -1); err != nil {
+		if err := unix.Lchown(path, uid, -1); err != nil && err != unix.ENOENT {
 			return errors.Wrapf(err, "option user-early: chown %s", path)
 		}
 	}
 	if gid, ok := optGroupEarly.Get(b); ok {
-		if err := unix.Lchown(path, -1, gid); err != nil {
+		if err := unix.Lchown(path, -1, gid); err != nil && err != unix.ENOENT {
 			return errors.Wrapf(err, "option group-early: chown %s", path)
 		}
 	}
@@ -162,25 +163,29 @@ func openFlag(name, aliases string, phase Phase, doc string) Key[bool] {
 	return declare(kindBool, Option{Name: name, Aliases: aliases, Groups: GOPEN, Phase: phase, Doc: doc})
 }
 
-// openFlags returns the flags of open(2) for the directions the session needs, as the options change them. It takes the options that would else
-// act on the descriptor.
-func (b *Bound) openFlags(flags int) int {
+// accessMode returns how open(2) is to open: for the directions that the session needs, unless an option says otherwise.
+func (b *Bound) accessMode() int {
+	mode := unix.O_RDWR
 	switch b.Mode {
 	case Read:
-		flags |= unix.O_RDONLY
+		mode = unix.O_RDONLY
 	case Write:
-		flags |= unix.O_WRONLY
-	default:
-		flags |= unix.O_RDWR
+		mode = unix.O_WRONLY
 	}
 	for _, access := range []struct {
 		key  Key[bool]
 		mode int
 	}{{optRdonly, unix.O_RDONLY}, {optWronly, unix.O_WRONLY}, {optRdwr, unix.O_RDWR}} {
 		if access.key.Or(b, false) {
-			flags = flags&^unix.O_ACCMODE | access.mode
+			mode = access.mode
 		}
 	}
+	return mode
+}
+
+// openFlags returns flags of open(2) with the access mode, and as the options change them. It takes the options that would else act on the descriptor.
+func (b *Bound) openFlags(flags int) int {
+	flags |= b.accessMode()
 	for _, f := range openFlagOptions {
 		if on, ok := f.key.Take(b); ok {
 			if flags &^= f.flag; on {

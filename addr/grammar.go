@@ -98,7 +98,7 @@ func Parse(arg string) (*Spec, error) {
 		}
 		if len(spec.Parts) == 2 {
 			// socat ignores the third address without a word.
-			return nil, p.fail(p.pos, "a dual address joins two addresses by !!, not more")
+			return nil, p.fail(p.pos, "a dual address joins two addresses by !!, not more").withHint(`write \!\! where the characters themselves are meant`)
 		}
 		p.pos += len("!!")
 	}
@@ -165,7 +165,7 @@ func (p *parser) option() (OptionWord, error) {
 	}
 	if name.Text == "" {
 		// socat ignores it, and every option after it, without a word.
-		return OptionWord{}, p.fail(name.Pos, "the name of the option is missing")
+		return OptionWord{}, p.fail(name.Pos, "the name of the option is missing").withHint("an option is written NAME or NAME=VALUE")
 	}
 	o := OptionWord{Name: name.Text, Pos: name.Pos, ValuePos: p.pos}
 	if p.at(sepEquals) {

@@ -12,6 +12,17 @@ type SyntaxError struct {
 	Arg string // the text that was being read, as given
 	Pos int    // byte offset in Arg, 0..len(Arg)
 	Msg string // lower case, without the argument and the position
+
+	hint string
+}
+
+// Hint says how to mend the argument; it may be empty.
+func (e *SyntaxError) Hint() string { return e.hint }
+
+// withHint adds a cure to the error.
+func (e *SyntaxError) withHint(format string, args ...any) *SyntaxError {
+	e.hint = fmt.Sprintf(format, args...)
+	return e
 }
 
 // Error names the argument, then what is wrong, then the place as a count of
@@ -25,7 +36,7 @@ func (e *SyntaxError) Error() string {
 	if right < len(e.Arg) {
 		shown += ellipsis
 	}
-	return fmt.Sprintf("%s: %s (at character %d)", shown, e.Msg, utf8.RuneCountInString(e.Arg[:e.Pos])+1)
+	return fmt.Sprintf("\"%s\": %s (at character %d)", shown, e.Msg, utf8.RuneCountInString(e.Arg[:e.Pos])+1)
 }
 
 // Pointer returns two lines: the argument, and a caret under the place.

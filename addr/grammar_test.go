@@ -186,7 +186,7 @@ func TestParseErrors(t *testing.T) {
 
 func TestSyntaxErrorText(t *testing.T) {
 	_, err := Parse(`EXEC:"cat`)
-	want := `EXEC:"cat: unexpected end of address: quote " opened here is not closed (at character 6)`
+	want := `"EXEC:"cat": unexpected end of address: quote " opened here is not closed (at character 6)`
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

@@ -49,7 +49,7 @@ var (
 	kindByte     = kindOf[int]{"BYTE", need(func(s string) (int, error) { n, err := parseUint(s, math.MaxUint8); return int(n), err })}
 	kindUshort   = kindOf[int]{"UNSIGNED-SHORT", need(func(s string) (int, error) { n, err := parseUint(s, math.MaxUint16); return int(n), err })}
 	kindSize     = kindOf[int64]{"SIZE_T", need(func(s string) (int64, error) { n, err := parseUint(s, math.MaxInt64); return int64(n), err })}
-	kindOffset   = kindOf[int64]{"OFF64_T", need(parseInt)}
+	kindOffset   = kindOf[int64]{"OFF64_T", need(ParseNumber)}
 	kindString   = kindOf[string]{"STRING", need(func(s string) (string, error) { return s, nil })}
 	kindStringOr = kindOf[string]{"STRING-NULL", func(s string, _ bool) (string, error) { return s, nil }}
 	kindDuration = kindOf[time.Duration]{"STRUCT-TIMEVAL", need(ParseSeconds)}
@@ -70,7 +70,7 @@ func parseBool(text string, given bool) (bool, error) {
 	if !given {
 		return true, nil
 	}
-	n, err := parseInt(text)
+	n, err := ParseNumber(text)
 	if err != nil {
 		return false, err
 	}
@@ -82,19 +82,38 @@ func parseOptInt(text string, given bool) (int, error) {
 	if !given {
 		return 1, nil
 	}
-	n, err := parseInt(text)
+	return parseInt32(text)
+}
+
+// parseInt32 reads a number of 32 bits, signed or not: 0xffffffff is -1.
+func parseInt32(text string) (int, error) {
+	n, err := ParseNumber(text)
 	if err == nil && (n > math.MaxUint32 || n < math.MinInt32) {
-		err = errors.New("number out of range")
+		err = errors.New("number out of range (32 bits)")
 	}
 	return int(int32(n)), err
 }
 
-func parseInt(text string) (int64, error) {
-	s := strings.TrimSpace(text)
-	if s == "" || !strings.ContainsAny(s[:1], "+-0123456789") {
+// ParseNumber reads a whole number as strtoul(3) with base 0 does: decimal, hexadecimal after 0x, octal after 0, with an optional sign and spaces in front. What follows the
+// number is an error, and so is what does not fit into 64 bits.
+func ParseNumber(text string) (int64, error) {
+	s := strings.TrimLeft(text, " \t\n\v\f\r")
+	digits := strings.TrimLeft(s, "+-")
+	sign := s[:len(s)-len(digits)]
+	if len(sign) > 1 || digits == "" || digits[0] < '0' || digits[0] > '9' {
 		return 0, errors.New("missing numerical value")
 	}
-	n, err := strconv.ParseInt(s, 0, 64)
+	base := 10
+	switch {
+	case strings.HasPrefix(digits, "0x"), strings.HasPrefix(digits, "0X"):
+		digits, base = digits[2:], 16
+	case digits[0] == '0':
+		base = 8
+	}
+	if strings.HasPrefix(digits, "+") || strings.HasPrefix(digits, "-") { // behind 0x
+		return 0, errors.New("trailing garbage after the number")
+	}
+	n, err := strconv.ParseInt(sign+digits, base, 64)
 	switch {
 	case errors.Is(err, strconv.ErrRange):
 		return 0, errors.New("number out of range")
@@ -105,7 +124,7 @@ func parseInt(text string) (int64, error) {
 }
 
 func parseUint(text string, most uint64) (uint64, error) {
-	n, err := parseInt(text)
+	n, err := ParseNumber(text)
 	if err != nil {
 		return 0, err
 	}
@@ -138,7 +157,7 @@ func parseMode(text string) (uint32, error) {
 }
 
 func parseUID(text string) (int, error) {
-	if n, err := strconv.ParseUint(text, 0, 32); err == nil {
+	if n, err := parseUint(text, math.MaxUint32); err == nil {
 		return int(n), nil
 	}
 	u, err := user.Lookup(text)
@@ -149,7 +168,7 @@ func parseUID(text string) (int, error) {
 }
 
 func parseGID(text string) (int, error) {
-	if n, err := strconv.ParseUint(text, 0, 32); err == nil {
+	if n, err := parseUint(text, math.MaxUint32); err == nil {
 		return int(n), nil
 	}
 	g, err := user.LookupGroup(text)
@@ -183,11 +202,9 @@ func parseTriple(shape string, data func(string) ([]byte, error)) func(string) (
 			return t, err
 		}
 		for i, dst := range []*int{&t.level, &t.name} {
-			n, err := parseInt(f[i])
-			if err != nil {
+			if *dst, err = parseInt32(f[i]); err != nil {
 				return t, errors.Wrapf(err, "%q", f[i])
 			}
-			*dst = int(n)
 		}
 		t.data, err = data(f[2])
 		return t, err
@@ -196,9 +213,9 @@ func parseTriple(shape string, data func(string) ([]byte, error)) func(string) (
 
 var (
 	kindIntIntInt = kindOf[triple]{"INT:INT:INT", need(parseTriple("level:name:number", func(s string) ([]byte, error) {
-		n, err := parseInt(s)
+		n, err := parseInt32(s)
 		return binary.NativeEndian.AppendUint32(nil, uint32(n)), err
 	}))}
 	kindIntIntBin    = kindOf[triple]{"INT:INT:BIN", need(parseTriple("level:name:data", parseBin))}
-	kindIntIntString = kindOf[triple]{"INT:INT:STRING", need(parseTriple("level:name:text", func(s string) ([]byte, error) { return []byte(s), nil }))}
+	kindIntIntString = kindOf[triple]{"INT:INT:STRING", need(parseTriple("level:name:text", func(s string) ([]byte, error) { return append([]byte(s), 0), nil }))} // a C string
 )

@@ -66,7 +66,7 @@ type lexer struct {
 func (l *lexer) at(sep separators) bool { return l.pos < len(l.src) && sep.at(l.src, l.pos) }
 
 // fail makes the error for the place pos.
-func (l *lexer) fail(pos int, format string, args ...any) error {
+func (l *lexer) fail(pos int, format string, args ...any) *SyntaxError {
 	return &SyntaxError{Arg: l.src, Pos: pos, Msg: fmt.Sprintf(format, args...)}
 }
 
@@ -133,7 +133,7 @@ func (l *lexer) group(open, end, outer byte, depth int) error {
 		if outer != 0 { // often the outer one is what lacks its partner: "(a"
 			where = fmt.Sprintf("here inside %c", outer)
 		}
-		return l.fail(start, "unexpected end of %s: %s %c opened %s is not closed", l.what, kind, open, where)
+		return l.fail(start, "unexpected end of %s: %s %c opened %s is not closed", l.what, kind, open, where).withHint("close it with %c, or write \\%c where the character itself is meant", end, open)
 	}
 	if keep {
 		l.out = append(l.out, end)
@@ -148,7 +148,7 @@ const controlEscapes = "n\nt\tr\ra\ab\bf\fv\v"
 
 func (l *lexer) escape() error {
 	if l.pos+1 == len(l.src) {
-		return l.fail(l.pos, "unexpected end of %s: nothing follows the backslash", l.what)
+		return l.fail(l.pos, "unexpected end of %s: nothing follows the backslash", l.what).withHint(`write \\ where a backslash is meant`)
 	}
 	c := l.src[l.pos+1]
 	switch c {

@@ -20,10 +20,10 @@ var _ = addType(Type{
 	},
 	Check: func(b *Bound) error {
 		if b.Param(0) != "" {
-			return nil
+			return b.checkAccess()
 		}
 		for i := range b.settings {
-			if o := b.settings[i].opt; o.Groups&(GFD|GFIFO|gEvery) == 0 {
+			if o := b.settings[i].opt; o.Groups&b.Groups != 0 && o.Groups&(GFD|GFIFO|gEvery) == 0 {
 				return errors.Errorf("option %s needs a path", o.Name)
 			}
 		}

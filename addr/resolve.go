@@ -2,6 +2,7 @@ package addr
 
 import (
 	"context"
+	"math"
 	"net"
 	"net/netip"
 	"strconv"
@@ -116,9 +117,8 @@ func parsePort(network, text string) (uint16, error) {
 	if text == "" {
 		return 0, errors.New("port is missing")
 	}
-	if strings.Trim(text, "0123456789") == "" {
-		n, err := strconv.ParseUint(text, 10, 16)
-		if err != nil {
+	if n, err := ParseNumber(text); err == nil { // as socat has it 0x50 is port 80, and so is 0120
+		if n < 0 || n > math.MaxUint16 {
 			return 0, errors.Errorf("port %s out of range (0 to 65535)", text)
 		}
 		return uint16(n), nil

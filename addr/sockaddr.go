@@ -103,6 +103,9 @@ func (s *sockaddr) unixName() (name string, abstract bool) {
 	return name, false
 }
 
+// anonymous stands for the name of a UNIX socket that has none, as with socat.
+const anonymous = "<anon>"
+
 // String returns the form that stands in log lines, as socat writes it: "AF=2 127.0.0.1:80", "AF=10 [0000:...:0001]:80", `AF=1 "/run/s"`.
 func (s *sockaddr) String() string {
 	return fmt.Sprintf("AF=%d %s", s.family(), s.text())
@@ -119,7 +122,7 @@ func (s *sockaddr) text() string {
 		case abstract:
 			return `"\0` + strconv.Quote(name)[1:]
 		case name == "":
-			return `"<anon>"`
+			return strconv.Quote(anonymous)
 		}
 		return strconv.Quote(name)
 	case unix.AF_UNSPEC:
@@ -145,6 +148,8 @@ func (s *sockaddr) env(vars []string, which string) []string {
 		name, abstract := s.unixName()
 		if abstract {
 			name = "@" + strings.ReplaceAll(name, "\x00", "@") // a variable can't hold the zero byte; "@" is what ss and /proc/net/unix write
+		} else if name == "" {
+			name = anonymous
 		}
 		return append(vars, which+"ADDR="+name)
 	}

@@ -24,7 +24,7 @@ func TestSockaddrText(t *testing.T) {
 		{unixSockaddr("/run/s", false, false), `AF=1 "/run/s"`, "PEERADDR=/run/s"},
 		{unixSockaddr("foo", true, true), `AF=1 "\0foo"`, "PEERADDR=@foo"},
 		{unixSockaddr("a\x00b\n", true, true), `AF=1 "\0a\x00b\n"`, "PEERADDR=@a@b\n"},
-		{unixSockaddr("", false, true), `AF=1 "<anon>"`, "PEERADDR="},
+		{unixSockaddr("", false, true), `AF=1 "<anon>"`, "PEERADDR=<anon>"},
 		{sockaddr{}, "AF=0 none", ""},
 	} {
 		if got := c.s.String(); got != c.text {

@@ -36,7 +36,7 @@ func (b *Bound) checkFork() error {
 	case given && !optFork.Or(b, false):
 		return errors.New("option max-children is of no use without fork")
 	case n < 0:
-		return errors.Errorf("option max-children: %d sessions", n)
+		return errors.Errorf("option max-children: there can't be %d sessions (0: no limit)", n)
 	}
 	return nil
 }

@@ -165,9 +165,9 @@ func (b *Bound) openInherited(ctx context.Context, env *Env, rfd, wfd int) (Sour
 	}
 	switch {
 	case b.Mode == Read:
-		env.Log.Noticef("using %s for %s", describeFD(rfd), b.Mode)
+		env.Log.Noticef("using %s for reading", describeFD(rfd))
 	case b.Mode == Write:
-		env.Log.Noticef("using %s for %s", describeFD(wfd), b.Mode)
+		env.Log.Noticef("using %s for writing", describeFD(wfd))
 	case rfd == wfd:
 		env.Log.Noticef("reading from and writing to %s", describeFD(wfd))
 	default:

@@ -206,3 +206,21 @@ func TestOptionGroups(t *testing.T) {
 		}
 	}
 }
+
+// What is in the tables is no more among the words that are not here yet.
+func TestNotYet(t *testing.T) {
+	seen := map[string]bool{}
+	for _, name := range strings.Fields(typesNotYet) {
+		if LookupType(name) != nil || seen[name] || name != strings.ToUpper(name) {
+			t.Errorf("%s is no address type to come", name)
+		}
+		seen[name] = true
+	}
+	clear(seen)
+	for _, name := range strings.Fields(optionsNotYet) {
+		if _, exists := lookupOption(name, 0); exists || seen[name] || name != strings.ToLower(name) {
+			t.Errorf("%s is no option to come", name)
+		}
+		seen[name] = true
+	}
+}

@@ -84,6 +84,12 @@ func (t *transport) checkClient(b *Bound, family int) error {
 		return err
 	}
 	if text, ok := optBind.Get(b); ok {
+		if ip, literal, _ := parseIP(b.Param(0)); literal && family == unix.AF_UNSPEC {
+			family = unix.AF_INET6
+			if ip.Is4() {
+				family = unix.AF_INET
+			}
+		}
 		if err := t.checkBind(b, text, family, true); err != nil {
 			return err
 		}

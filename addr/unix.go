@@ -35,8 +35,8 @@ func unixForms(t Type, pathAliases, abstractAliases string, open func(ctx contex
 		groups                       Group
 		abstract                     bool
 	}{
-		{"UNIX", "/tmp/sock", "UNIX socket", pathAliases, GNAMED, false},
-		{"ABSTRACT", "sock", "abstract UNIX socket", abstractAliases, 0, true},
+		{"UNIX", "/tmp/sock", "a UNIX socket", pathAliases, GNAMED, false},
+		{"ABSTRACT", "sock", "an abstract UNIX socket", abstractAliases, 0, true},
 	} {
 		f := t
 		f.Name, f.Aliases = strings.ReplaceAll(t.Name, "{K}", form.keyword), form.aliases
@@ -54,7 +54,7 @@ func unixForms(t Type, pathAliases, abstractAliases string, open func(ctx contex
 
 var _ = unixForms(Type{
 	Name: "{K}-CONNECT", Groups: GRETRY | GPACKETS, Can: ReadWrite,
-	Summary: "connect to a stream server on a {kind}",
+	Summary: "connect to a stream server on {kind}",
 	Doc:     "With option so-type=5 the server is one of sequenced packets.",
 	Examples: []Example{
 		{"- {K}-CONNECT:{name}", "talk to a server from the terminal"},
@@ -66,7 +66,7 @@ var _ = unixForms(Type{
 
 var _ = unixForms(Type{
 	Name: "{K}-CLIENT", Groups: GRETRY | GPACKETS, Can: ReadWrite,
-	Summary: "connect to a {kind} of any type",
+	Summary: "connect to {kind} of any type",
 	Doc:     "Stream, sequenced packets and datagrams are tried in turn. A datagram server can answer only if option bind or bind-tempname gives this side a name.",
 	Examples: []Example{
 		{"- {K}-CLIENT:{name}", "talk to a server from the terminal"},
@@ -81,7 +81,7 @@ var _ = unixForms(Type{
 
 var _ = unixForms(Type{
 	Name: "{K}-LISTEN", Groups: GLISTEN | GCHILD | GRETRY | GPACKETS, Can: ReadWrite,
-	Summary: "wait for clients on a {kind}",
+	Summary: "wait for clients on {kind}",
 	Doc:     "Takes one connection; with fork any number, each with a session of its own. A name in the file system is removed at the end.",
 	Examples: []Example{
 		{"{K}-LISTEN:{name} -", "show what the first client sends"},
@@ -108,7 +108,7 @@ var _ = unixForms(Type{
 
 var _ = unixForms(Type{
 	Name: "{K}-SENDTO", Groups: GRETRY | GPACKETS, Can: ReadWrite,
-	Summary: "exchange datagrams with one peer on a {kind}",
+	Summary: "exchange datagrams with one peer on {kind}",
 	Doc:     "The peer need not be there yet. It can answer only if option bind or bind-tempname gives this side a name.",
 	Examples: []Example{
 		{"- {K}-SENDTO:{name},bind-tempname", "send each line as a datagram, show the answers"},
@@ -130,7 +130,7 @@ var _ = unixForms(Type{
 
 var _ = unixForms(Type{
 	Name: "{K}-RECV", Groups: GRETRY, Can: Read,
-	Summary: "receive datagrams from anyone on a {kind}",
+	Summary: "receive datagrams from anyone on {kind}",
 	Doc:     "Nothing is sent. A name in the file system is removed at the end.",
 	Examples: []Example{
 		{"-u {K}-RECV:{name} -", "show what anyone sends"},
@@ -155,7 +155,7 @@ var _ = unixForms(Type{
 
 var _ = unixForms(Type{
 	Name: "{K}-RECVFROM", Groups: GCHILD | GRETRY, Can: ReadWrite,
-	Summary: "take one datagram on a {kind} and send answers to its sender",
+	Summary: "take one datagram on {kind} and send answers to its sender",
 	Doc:     "The datagram is followed by the end of file. With fork each datagram has a session of its own. A sender without a name can't be answered.",
 	Examples: []Example{
 		{"{K}-RECVFROM:{name},fork EXEC:date", "tell the date to whoever sends a datagram"},

@@ -54,7 +54,7 @@ type Session struct {
 
 	mu        sync.Mutex
 	running   int         // directions that have not ended
-	stopping  bool        // the halves have been interrupted
+	stopping  atomic.Bool // the halves have been interrupted; stored with mu held
 	lingering bool        // one direction has ended
 	timer     *time.Timer // ends an idle session
 	err       error       // what ended the session, nil for a wanted end
@@ -153,7 +153,7 @@ func (s *Session) begin(ctx context.Context) (moving bool, err error) {
 	if err := s.prepare(); err != nil {
 		return false, err
 	}
-	if s.isStopping() {
+	if s.stopping.Load() {
 		return false, s.err
 	}
 	if s.cfg.Log.Enabled(Notice) {
@@ -241,7 +241,7 @@ func (s *Session) ended(d *direction, err error) {
 	framed := s.link.carries(d)
 	s.mu.Lock()
 	s.running--
-	stopping := s.stopping
+	stopping := s.stopping.Load()
 	switch {
 	case err == nil, stopping && errors.Is(err, os.ErrDeadlineExceeded):
 		err = nil
@@ -296,7 +296,7 @@ func (s *Session) checkIdle() {
 	s.mu.Lock()
 	limit := s.limit()
 	idle := time.Since(s.epoch) - time.Duration(s.last.Load())
-	if left := limit - idle; left > 0 && !s.stopping {
+	if left := limit - idle; left > 0 && !s.stopping.Load() {
 		s.timer.Reset(left)
 		s.mu.Unlock()
 		return
@@ -312,8 +312,7 @@ func (s *Session) checkIdle() {
 // interrupt ends all waiting; the directions return soon after.
 func (s *Session) interrupt() {
 	s.mu.Lock()
-	already, link := s.stopping, s.link
-	s.stopping = true
+	already, link := s.stopping.Swap(true), s.link
 	s.mu.Unlock()
 	if already {
 		return
@@ -347,7 +346,7 @@ func (s *Session) peerClosed() {
 // fail ends the session with an error from outside the two pumps.
 func (s *Session) fail(err error) {
 	s.mu.Lock()
-	if s.err == nil && !s.stopping {
+	if s.err == nil && !s.stopping.Load() {
 		s.err = err
 	}
 	s.mu.Unlock()

@@ -136,6 +136,9 @@ func (m *mover) copyPlain() error {
 	m.take()
 	defer m.give()
 	for {
+		if m.d.s.stopping.Load() {
+			return os.ErrDeadlineExceeded
+		}
 		n, err := m.d.src.R.Read(m.buf)
 		if n > 0 {
 			if werr := m.deliver(m.buf[:n]); werr != nil {
@@ -166,6 +169,9 @@ func (m *mover) copyUntilBulk() (bulk bool, err error) {
 	read := m.readBuffer
 	full := 0
 	for {
+		if m.d.s.stopping.Load() { // two files never wait, and so have no deadlines
+			return false, os.ErrDeadlineExceeded
+		}
 		if err := m.src.readRaw(read); err != nil {
 			return false, m.d.readError(err)
 		}
@@ -348,7 +354,7 @@ func (m *mover) sendFile() (done bool, err error) {
 		return m.err != unix.EAGAIN
 	}
 	for moved := false; ; moved = true {
-		if m.d.s.isStopping() {
+		if m.d.s.stopping.Load() {
 			return true, os.ErrDeadlineExceeded
 		}
 		if err := m.dst.raw.Write(send); err != nil {
@@ -365,10 +371,4 @@ func (m *mover) sendFile() (done bool, err error) {
 		m.d.setWay("sendfile")
 		m.d.took(m.n)
 	}
-}
-
-func (s *Session) isStopping() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stopping
 }
