@@ -9,6 +9,7 @@ import (
 type run struct {
 	Batch
 	needs Caps // what a peer must take to get all of them as they are
+	bytes int  // of the packets
 }
 
 // Sizes of runs. What waits alone, an ARP request say, gets a small one, so that a packet to hundreds of peers costs little; what comes while others wait gets one as large as a session's
@@ -29,7 +30,7 @@ var (
 // release gives a run back to the pool.
 func (r *run) release() {
 	r.Reset()
-	r.needs = 0
+	r.needs, r.bytes = 0, 0
 	if len(r.buf) == BatchSize {
 		largeRuns.Put(r)
 	} else {
@@ -56,6 +57,7 @@ func (r *run) append(p []byte, vnet bool) bool {
 	}
 	copy(dst, p)
 	r.Commit(n)
+	r.bytes += len(p)
 	return true
 }
 
@@ -163,7 +165,7 @@ func (q *queue) take(head int) *run {
 		return r
 	}
 	q.packets -= r.Len()
-	q.bytes -= r.end - r.Len()*r.Head
+	q.bytes -= r.bytes
 	return r
 }
 
