@@ -31,7 +31,7 @@ type File struct {
 	shut  func() error
 
 	closed  atomic.Bool
-	now     bool     // it never waits, nor is there a disk behind it: see ReadNow
+	now     bool     // it never waits, whatever others do that hold it too, nor is there a disk behind it: see ReadNow
 	in, out transfer // of such a descriptor
 }
 
@@ -123,15 +123,7 @@ func newFile(fd int, name string, kind uint32) (*File, error) {
 		f.Close()
 		return nil, errors.Wrap(err, name)
 	}
-	nf := &File{File: f, raw: raw, fd: fd, given: fd}
-	nf.prepare(kind)
-	return nf, nil
-}
-
-// prepare chooses how data are moved.
-func (f *File) prepare(kind uint32) {
-	f.kind = kind
-	f.now = !f.waits && (f.kind == unix.S_IFSOCK || f.kind == unix.S_IFIFO)
+	return &File{File: f, raw: raw, fd: fd, given: fd, kind: kind, now: kind == unix.S_IFSOCK || kind == unix.S_IFIFO}, nil
 }
 
 // BorrowFile makes a half of an inherited descriptor, such as standard input, without changing what other holders of it see.
@@ -144,7 +136,7 @@ func BorrowFile(fd int, name string) (*File, error) {
 	dup := -1
 	if f.waits {
 		if dup = reopenPipe(fd, flags); dup >= 0 {
-			f.waits = false
+			f.waits, f.now = false, true
 		}
 	}
 	if dup < 0 {
@@ -177,7 +169,7 @@ func BorrowFile(fd int, name string) (*File, error) {
 		f.Close()
 		return nil, errors.Wrap(err, name)
 	}
-	f.prepare(fileType(dup))
+	f.kind = fileType(dup)
 	return f, nil
 }
 
