@@ -145,6 +145,7 @@ func (b *Bound) peerFilter(env *Env) *peerFilter {
 	if r, ok := optRange.Get(b); ok {
 		f.within = &r
 	}
+	f.hosts.warn(env.Log, b)
 	if f.within == nil && f.sourcePort < 0 && !f.low && f.hosts == nil {
 		return nil
 	}
@@ -157,6 +158,7 @@ func (b *Bound) rangeFilter(env *Env) *peerFilter {
 	if r, ok := optRange.Get(b); ok {
 		f.within = &r
 	}
+	f.hosts.warn(env.Log, b)
 	if f.within == nil && f.hosts == nil {
 		return nil
 	}

@@ -60,6 +60,22 @@ func (b *Bound) hostsAccess() *hostsAccess {
 	return &hostsAccess{daemon: name, allow: &watchedTable{path: allow}, deny: &watchedTable{path: deny}, lookup: lookupPeer}
 }
 
+// warn says which of the tables that the user has named are not there: that lets in more than a wrong word in them would.
+func (h *hostsAccess) warn(log *relay.Log, b *Bound) {
+	if h == nil {
+		return
+	}
+	for _, t := range []struct {
+		given bool
+		name  string
+		path  string
+	}{{optAllowTable.Given(b), optAllowTable.opt.Name, h.allow.path}, {optDenyTable.Given(b), optDenyTable.opt.Name, h.deny.path}} {
+		if _, err := os.Stat(t.path); t.given && os.IsNotExist(err) {
+			log.Warnf("option %s: there is no file %s: until there is, it counts as an empty one", t.name, t.path)
+		}
+	}
+}
+
 // check reads both tables.
 func (h *hostsAccess) check() error {
 	if h == nil {
