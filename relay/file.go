@@ -248,10 +248,15 @@ func (f *File) Read(p []byte) (n int, err error) {
 	switch {
 	case f.now:
 		return f.readNow(p)
-	case f.watch == nil:
-		n, err = f.File.Read(p)
-		return n, bare(err)
+	case f.watch != nil:
+		return f.readWatched(p)
 	}
+	n, err = f.File.Read(p)
+	return n, bare(err)
+}
+
+// readWatched is Read for a borrowed descriptor that may block. It is apart because its results live on the heap, which would cost every Read two allocations.
+func (f *File) readWatched(p []byte) (n int, err error) {
 	werr := f.readRaw(func(fd uintptr) bool {
 		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), p) })
 		return err != unix.EAGAIN

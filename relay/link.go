@@ -294,6 +294,12 @@ func (l *link) carries(d *direction) bool {
 // headLen implements packetSink.
 func (l *link) headLen() int { return LinkHeadLen }
 
+// The sinks of a link have no state; made once, they cost no allocation per batch.
+var (
+	plainSink = framedSink{f: &Link{Send: FramePacket}}
+	vnetSink  = framedSink{f: &Link{Send: FramePacketVNet}, vnet: VNetLen}
+)
+
 // send implements packetSink: frames once the peer is known, single packets before.
 func (l *link) send(d *direction, b *Batch) error {
 	l.mu.Lock()
@@ -303,9 +309,9 @@ func (l *link) send(d *direction, b *Batch) error {
 		return unframed{}.send(d, b)
 	}
 	d.setWay("framed link")
-	f := framedSink{f: &Link{}}
+	f := plainSink
 	if b.VNet {
-		f.f, f.vnet = &Link{Send: FramePacketVNet}, VNetLen
+		f = vnetSink
 	}
 	err := f.send(d, b)
 	l.torn = l.torn || err != nil

@@ -382,7 +382,8 @@ func (d *direction) took(n int) {
 // setWay notes how data travel, for the statistics.
 func (d *direction) setWay(way string) {
 	if w := d.way.Load(); w == nil || *w != way {
-		d.way.Store(&way)
+		now := way // a copy, so that a call that changes nothing allocates nothing
+		d.way.Store(&now)
 		d.s.cfg.Log.Infof("%s: %s", d.name, way)
 	}
 }
