@@ -432,6 +432,9 @@ func (p *invocation) startTransfer(ctx context.Context, left, right *relay.Endpo
 	}
 	p.sink.started()
 	following.connected(left, right)
+	if !forked {
+		useProcessors(left, right)
+	}
 	c := relay.Config{
 		LeftToRight: !p.RightToLeft, RightToLeft: !p.LeftToRight,
 		BufferSize: int(p.Buffer), Linger: time.Duration(p.Linger), Idle: time.Duration(p.Idle),

@@ -74,7 +74,7 @@ func foreignProtocol(first []byte) string {
 
 // doubt warns of a peer whose first bytes look like another framing or device than ours: some of their lengths pass for ours, and wait for packets that never end.
 func (d *direction) doubt(fr Framer, first []byte) {
-	if fr == nil || !d.dst.isDevice() {
+	if fr == nil || !d.dst.IsDevice() {
 		return
 	}
 	what := "Ethernet frames"

@@ -72,7 +72,7 @@ const mostHellos = 16
 func (s *Session) prepareFraming() error {
 	for _, pair := range [][2]*Endpoint{{s.left, s.right}, {s.right, s.left}} {
 		dev, over := pair[0], pair[1]
-		if over.isDevice() || over.Framing != FramingUnset && dev.Traffic == Stream {
+		if over.IsDevice() || over.Framing != FramingUnset && dev.Traffic == Stream {
 			if over.Framing != FramingUnset && over.Framing != FramingNone {
 				return errors.Errorf("%s: framing=%s frames packets, but %s carries none: it belongs to the byte stream that a TUN, TAP or INTERFACE address is joined to",
 					over.Label, over.Framing, dev.Label)
@@ -86,15 +86,15 @@ func (s *Session) prepareFraming() error {
 		switch over.Framing {
 		case FramingUnset:
 			over.Framing = FramingNone
-			if dev.isDevice() && both && over.CanAnswer {
+			if dev.IsDevice() && both && over.CanAnswer {
 				over.Framing = FramingAuto
 			}
 		case FramingAuto:
-			if !dev.isDevice() || !both {
+			if !dev.IsDevice() || !both {
 				over.Framing = FramingNone
 			}
 		case FramingLink:
-			if !dev.isDevice() || !both {
+			if !dev.IsDevice() || !both {
 				return errors.Errorf("%s: framing=link needs a TUN, TAP or INTERFACE address on the other side and both directions", over.Label)
 			}
 		case FramingU16, FramingQemu, FramingSlip:
@@ -111,7 +111,7 @@ func (s *Session) prepareFraming() error {
 			s.link = l
 			s.mu.Unlock()
 		}
-		if over.Traffic == Stream && dev.isDevice() {
+		if over.Traffic == Stream && dev.IsDevice() {
 			if over.CarryPackets != nil {
 				if err := over.CarryPackets(); err != nil {
 					return errors.Wrap(err, over.Label)

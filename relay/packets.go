@@ -35,7 +35,7 @@ func (d *direction) nextBatch(b *Batch) error {
 		case err == nil && b.Len() > 0:
 			return nil
 		case err == nil:
-		case (d.dst.isDevice() || d.src.isDevice()) && d.src.onePacket(err):
+		case (d.dst.IsDevice() || d.src.IsDevice()) && d.src.onePacket(err):
 			d.lose(errors.Wrap(err, d.src.Label))
 		default:
 			return err
@@ -43,8 +43,8 @@ func (d *direction) nextBatch(b *Batch) error {
 	}
 }
 
-// isDevice says whether e is a network device.
-func (e *Endpoint) isDevice() bool { return e.Traffic == TUN || e.Traffic == TAP }
+// IsDevice says whether e is a network device.
+func (e *Endpoint) IsDevice() bool { return e.Traffic == TUN || e.Traffic == TAP }
 
 // onePacket says that an error of e concerned one packet only.
 func (e *Endpoint) onePacket(err error) bool { return e.OnePack != nil && e.OnePack(err) }
@@ -68,7 +68,7 @@ func (d *direction) put(n int, err error) error {
 	switch {
 	case err == nil:
 		d.took(n)
-	case (d.dst.isDevice() || d.src.isDevice()) && d.dst.onePacket(err):
+	case (d.dst.IsDevice() || d.src.IsDevice()) && d.dst.onePacket(err):
 		d.lose(errors.Wrapf(err, "%s: write of %d bytes", d.dst.Label, n))
 		d.s.touch()
 	default:
@@ -366,7 +366,7 @@ func (d *direction) deframePackets() error {
 	if err := f.fill(); err != nil {
 		return d.readError(err)
 	}
-	if speaks := foreignProtocol(f.unread()); speaks != "" && d.dst.isDevice() {
+	if speaks := foreignProtocol(f.unread()); speaks != "" && d.dst.IsDevice() {
 		return errors.Errorf("%s: the peer sends no packets: it speaks %s", d.src.Label, speaks)
 	}
 	fr := framer(d.src.Framing, d.dst.Traffic)

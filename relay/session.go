@@ -393,7 +393,7 @@ func (d *direction) readError(err error) error {
 	switch {
 	case err == io.EOF, d.ended.Load() && errors.Is(err, os.ErrDeadlineExceeded):
 		return nil
-	case d.dst.isDevice() && errors.Is(err, ErrBrokenOff):
+	case d.dst.IsDevice() && errors.Is(err, ErrBrokenOff):
 		d.s.cfg.Log.Noticef("%s: %v", d.src.Label, err)
 		d.s.interrupt() // nobody reads what would go the other way
 		return nil
@@ -418,7 +418,7 @@ func (d *direction) writeError(err error) error {
 
 // deviceFailed notes what the peer of a link is to be told if it was the device that failed.
 func (s *Session) deviceFailed(e *Endpoint, err error) {
-	if e.isDevice() && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+	if e.IsDevice() && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
 		s.why.CompareAndSwap(uint32(CloseNormal), uint32(CloseDevice))
 	}
 }
