@@ -308,6 +308,7 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 		})
 	}
 	beginners := make(chan *relay.Endpoint)
+	var idle atomic.Int32 // goroutines that wait for an endpoint
 	for {
 		var ep *relay.Endpoint
 		if ep, err = src.Next(ctx); err != nil {
@@ -317,10 +318,15 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 		select {
 		case beginners <- ep:
 		default:
-			go func() { // to begin the next ones too: its stack has grown then
-				begin(ep)
-				for ep := range beginners {
+			go func() { // a few go on to begin the next ones: their stacks have grown then
+				for ok := true; ok; {
 					begin(ep)
+					if idle.Add(1) > maxIdle {
+						ok = false
+					} else {
+						ep, ok = <-beginners
+					}
+					idle.Add(-1)
 				}
 			}()
 		}
@@ -335,6 +341,9 @@ func (p *invocation) join(ctx context.Context, left, right *addr.Address) error 
 	}
 	return noEOF(err)
 }
+
+// maxIdle is how many goroutines wait for sessions to begin.
+const maxIdle = 8
 
 // noEOF turns the end of a source into no error.
 func noEOF(err error) error {

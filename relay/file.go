@@ -31,8 +31,8 @@ type File struct {
 	shut  func() error
 
 	closed  atomic.Bool
-	now     bool     // it never waits, whatever others do that hold it too, nor is there a disk behind it: see ReadNow
-	in, out transfer // of such a descriptor
+	now     bool                     // it never waits, whatever others do that hold it too, nor is there a disk behind it: see ReadNow
+	in, out atomic.Pointer[transfer] // of such a descriptor; nil until the first Read or Write
 }
 
 // transfer is one Read or Write under way, as the poller calls back: kept, so that a call allocates nothing.
@@ -61,12 +61,16 @@ func (t *transfer) write(fd uintptr) bool {
 
 // readNow is Read.
 func (f *File) readNow(p []byte) (int, error) {
-	t := &f.in
+	t := f.in.Load()
+	if t == nil {
+		t = &transfer{}
+		t.step = t.read
+		if !f.in.CompareAndSwap(nil, t) {
+			t = f.in.Load()
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.step == nil {
-		t.step = t.read
-	}
 	t.p, t.n, t.err = p, 0, nil
 	err := f.raw.Read(t.step)
 	t.p = nil
@@ -81,12 +85,16 @@ func (f *File) readNow(p []byte) (int, error) {
 
 // writeNow is Write.
 func (f *File) writeNow(p []byte) (int, error) {
-	t := &f.out
+	t := f.out.Load()
+	if t == nil {
+		t = &transfer{}
+		t.step = t.write
+		if !f.out.CompareAndSwap(nil, t) {
+			t = f.out.Load()
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.step == nil {
-		t.step = t.write
-	}
 	t.p, t.n, t.err = p, 0, nil
 	err := f.raw.Write(t.step)
 	t.p = nil
