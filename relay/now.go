@@ -11,23 +11,14 @@ import (
 // costs a message that comes alone more time than all the copying. Go's scheduler can't run anything else on this processor meanwhile, so a call must be short: a buffer's copy.
 
 // ReadNow is read(2) on a socket, pipe or device that has O_NONBLOCK set. EINTR is not passed on.
-func ReadNow(fd int, p []byte) (int, error) {
-	for {
-		n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
-		switch e {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		default:
-			return 0, e
-		}
-	}
-}
+func ReadNow(fd int, p []byte) (int, error) { return moveNow(unix.SYS_READ, fd, p) }
 
 // WriteNow is write(2), with ReadNow's conditions.
-func WriteNow(fd int, p []byte) (int, error) {
+func WriteNow(fd int, p []byte) (int, error) { return moveNow(unix.SYS_WRITE, fd, p) }
+
+func moveNow(call uintptr, fd int, p []byte) (int, error) {
 	for {
-		n, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, _, e := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
 		switch e {
 		case 0:
 			return int(n), nil
