@@ -235,6 +235,12 @@ func TestIoctlOptions(t *testing.T) {
 	// FIONBIO takes a pointer to a number, FIOCLEX nothing at all; both are known to every kind of descriptor.
 	ep := endpoint(t, &Env{}, ReadWrite, "PIPE,ioctl-void=0x5450,ioctl-intp=0x5421:1,ioctl-bin=0x5421:x01000000")
 	ep.Close()
+	// Not even FIONBIO makes a descriptor blocking: a read from it would stop the program.
+	ep = endpoint(t, &Env{}, ReadWrite, "PIPE,ioctl-intp=0x5421:0")
+	if flags, err := unix.FcntlInt(uintptr(ep.R.(*relay.File).Fd()), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("flags %#x, %v", flags, err)
+	}
+	ep.Close()
 	if _, err := tryEndpoint(&Env{}, ReadWrite, "PIPE,ioctl-int=0x12345678:1"); !errors.Is(err, unix.ENOTTY) {
 		t.Error(err)
 	}

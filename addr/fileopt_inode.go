@@ -98,12 +98,20 @@ func ioctl(fd int, number uint, arg uintptr) error {
 	return nil
 }
 
-// ioctlData hands the kernel a copy of the bytes, with room behind them: a request may write more than it was given, up to the size in its number (14 bits).
+// ioctlData hands the kernel a copy of the bytes, with room behind them: a request may write more than it was given, up to the size in its number (14 bits). A descriptor that does not block
+// stays so, whatever the request was (FIONBIO): the program relies on it, and waits by other means (see relay.ReadNow).
 func ioctlData(fd int, r request) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return errors.Wrap(err, "fcntl F_GETFL")
+	}
 	buf := make([]byte, max(1<<14, len(r.data)))
 	copy(buf, r.data)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(r.number), uintptr(unsafe.Pointer(&buf[0]))); errno != 0 {
 		return errors.Wrapf(errno, "ioctl %#x", r.number)
 	}
-	return nil
+	if flags&unix.O_NONBLOCK == 0 {
+		return nil
+	}
+	return errors.Wrap(unix.SetNonblock(fd, true), "fcntl O_NONBLOCK")
 }
