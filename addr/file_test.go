@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/pkg/errors"
+	"tunsplice/relay"
+
 	"golang.org/x/sys/unix"
 )
 
