@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pkg/errors"
 	"tunsplice/relay"
 
+	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 )
 
