@@ -169,10 +169,12 @@ func (b *Bound) connectSocket(ctx context.Context, env *Env, s socketSpec, remot
 		unix.Close(fd)
 		return nil, err
 	}
+	paced := b.unpace(fd)
 	f, peer, err := connectFD(ctx, fd, remote, optConnectTimeout.Or(b, b.attemptTime()))
 	if err != nil {
 		return nil, connectError(err, remote)
 	}
+	watchPath(env, f, paced, &peer)
 	err = onFile(f, func(fd int) error {
 		if env.Log.Enabled(relay.Notice) {
 			if local, err := getsockname(fd); err == nil {

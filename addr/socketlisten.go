@@ -186,13 +186,16 @@ func (b *Bound) defaultBacklog() int {
 // listener accepts connections.
 type listener struct {
 	*waiting
-	typ int // of the socket, and so of all that it accepts
+	typ   int    // of the socket, and so of all that it accepts
+	paced string // see unpace
 }
 
 // listen makes a Source of a bound stream (or seqpacket) socket.
 func (b *Bound) listen(env *Env, fd int) (*listener, error) {
 	err := b.applyAll(fd, PhPrelisten)
+	paced := ""
 	if err == nil {
+		paced = b.unpace(fd)
 		err = errors.Wrap(unix.Listen(fd, optBacklog.Or(b, b.defaultBacklog())), "listen")
 	}
 	if err == nil {
@@ -210,7 +213,7 @@ func (b *Bound) listen(env *Env, fd int) (*listener, error) {
 	env.Log.Noticef("listening on %s", &local)
 	b.warnOpenTunnel(env, &local)
 	env.reach(StateListening, local.env(nil, "SOCK")...)
-	return &listener{w, socketType(fd)}, nil
+	return &listener{w, socketType(fd), paced}, nil
 }
 
 // Next implements Source.
@@ -257,6 +260,7 @@ func (l *listener) session(fd int, peer *sockaddr) (*relay.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
+	watchPath(l.env, f, l.paced, peer)
 	if !l.fork {
 		if err := l.stop(); err != nil {
 			f.Close()

@@ -29,6 +29,7 @@ type File struct {
 	space *os.File // of a borrowed socket that may block: the same for writing
 	turn  *os.File // of a borrowed terminal: see readInTurn
 	shut  func() error
+	path  *pathWatch // nil: nothing to look at; the writer's
 
 	closed  atomic.Bool
 	now     bool                     // it never waits, whatever others do that hold it too, nor is there a disk behind it: see ReadNow
@@ -98,6 +99,7 @@ func (f *File) writeNow(p []byte) (int, error) {
 	t.p, t.n, t.err = p, 0, nil
 	err := f.raw.Write(t.step)
 	t.p = nil
+	f.wrote(t.n)
 	if err != nil {
 		return t.n, f.pollError(err)
 	}

@@ -19,7 +19,7 @@ import (
 // A TCP socket that takes a bulk transfer keeps little that has not left yet (TCP_NOTSENT_LOWAT), for files nothing is done. Chosen by trial, see docs/performance.md: a transfer alone gains a sixth
 // by a short queue, as the data stay in the caches, and pays with wake-ups; where several go on at once the wake-ups cost more than that brings, and the queue is longer.
 const (
-	shortQueue = 128 << 10 // bytes not sent yet at which such a socket takes more (TCP_NOTSENT_LOWAT)
+	shortQueue = 256 << 10 // bytes not sent yet at which such a socket takes more (TCP_NOTSENT_LOWAT)
 	longQueue  = 2 << 20   // the same while others are busy too
 	copySize   = 64 << 10  // bytes a read takes
 	pipeSize   = 256 << 10 // of the pipes that splice goes through: 64 KiB is a quarter slower, more brings nothing
@@ -272,6 +272,7 @@ func (m *mover) splice() (small bool, err error) {
 		}
 		m.d.setWay("splice")
 		m.d.took(n)
+		m.dst.wrote(n)
 		if n < copySize/8 {
 			short++
 		} else {
@@ -370,5 +371,6 @@ func (m *mover) sendFile() (done bool, err error) {
 		}
 		m.d.setWay("sendfile")
 		m.d.took(m.n)
+		m.dst.wrote(m.n)
 	}
 }
