@@ -181,92 +181,102 @@ func (l *lab) moveUDP(from, to, address string, size, segment int, set func(fd i
 }
 
 func TestOffloads(t *testing.T) {
-	for _, framing := range []string{"link", "u16", "qemu", "udp"} {
-		for _, kind := range []string{"tun", "tap"} {
-			if framing == "u16" && kind == "tap" || framing == "qemu" && kind == "tun" || framing == "udp" && kind == "tap" {
-				continue // u16 and qemu are the same code
+	// pi names the hosts whose device has packet information. u16 and qemu are the same code.
+	for _, c := range []struct{ framing, kind, pi string }{
+		{"link", "tun", ""}, {"link", "tap", ""}, {"u16", "tun", ""}, {"qemu", "tap", ""}, {"udp", "tun", ""},
+		{"link", "tun", "ab"}, {"link", "tun", "b"}, {"link", "tap", "a"}, {"u16", "tun", "ab"}, {"udp", "tap", "ab"},
+	} {
+		framing, kind := c.framing, c.kind
+		noPI := func(host string) string {
+			if strings.Contains(c.pi, host) {
+				return ""
 			}
-			t.Run(framing+" "+kind, func(t *testing.T) {
-				l := newLab(t)
-				mtu, streamA, streamB := "1500", "TCP-LISTEN:4200,framing="+framing, "TCP:10.74.68.1:4200,retry=100,interval=0.05,framing="+framing
-				if framing == "udp" {
-					mtu, streamA, streamB = "1400", "UDP-DATAGRAM:10.74.68.100:4200,bind=:4200", "UDP-DATAGRAM:10.74.68.1:4200,bind=:4200"
-				}
-				c := l.beyond(mtu) // a smaller one on the way would cost the first long datagram
-				dev := "TUN:172.0.0.%d/24,addr=[fd07::%[1]d]/64,iff-no-pi,up,tun-name=ts0,tun-type=" + kind + ",mtu=" + mtu
-				a := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", streamA, fmt.Sprintf(dev, 1))...)
-				b := l.start(on(l.b, "tunsplice", "-d", "-d", "--statistics", streamB, fmt.Sprintf(dev, 2))...)
-				say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
-				l.ping("172.0.0.1", say)
-				l.run("ip", "-n", l.a, "route", "add", "10.9.9.0/24", "via", "172.0.0.2")
-				l.run("ip", "-n", l.a, "route", "add", "fd99::/64", "via", "fd07::2")
-				eventually(t, "IPv6 through the tunnel", func() bool {
-					argv := on(l.a, "ping", "-q", "-c", "1", "-W", "1", "fd99::2")
-					return exec.Command(argv[0], argv[1:]...).Run() == nil
-				}, say)
-
-				pcap := filepath.Join(l.dir, "behind")
-				dump := l.start(on(c, "tcpdump", "-i", "in", "-Q", "in", "-U", "-B", "65536", "-s", "0", "-w", pcap)...)
-				eventually(t, "tcpdump listens", func() bool { return strings.Contains(dump.output(), "listening on") }, dump.output)
-
-				v4Options := func(fd int) error {
-					return unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, "\x01\x01\x01\x01")
-				}
-				v6Options := func(fd int) error {
-					return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, destinationOptions)
-				}
-				// Linux 6.18 takes GSO packets with extension headers that fit the MTU exactly for too big when it forwards them, over any device, and the sender tries long.
-				v6Shorter := func(fd int) error {
-					if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_MAXSEG, 1300); err != nil {
-						return err
-					}
-					return v6Options(fd)
-				}
-				const size = 1 << 20
-				l.moveTCP(l.a, c, "10.9.9.2:0", size, nil)
-				l.moveTCP(c, l.a, "172.0.0.1:0", size, nil)
-				l.moveTCP(l.a, c, "[fd99::2]:0", size, nil)
-				l.moveTCP(c, l.a, "[fd07::1]:0", size, nil)
-				l.moveTCP(l.a, c, "10.9.9.2:0", size/4, v4Options)
-				l.moveTCP(l.a, c, "[fd99::2]:0", size/4, v6Shorter)
-				for _, to := range [][2]string{{c, "10.9.9.2:0"}, {c, "[fd99::2]:0"}, {l.a, "172.0.0.1:0"}, {l.a, "[fd07::1]:0"}} {
-					from := l.a
-					if to[0] == l.a {
-						from = c
-					}
-					l.moveUDP(from, to[0], to[1], 20000, 1200, nil) // UDP GSO
-					l.moveUDP(from, to[0], to[1], 20000, 0, nil)    // fragments
-					l.moveUDP(from, to[0], to[1], 333, 0, nil)      // an odd length
-				}
-				l.moveUDP(l.a, c, "[fd99::2]:0", 1000, 0, v6Options)
-				l.moveUDP(l.a, c, "10.9.9.2:0", 1000, 0, v4Options)
-				if framing == "link" {
-					l.nothingLost("ts0", "ts0", say) // elsewhere packets are split and merged
-				}
-				l.vlan(c)
-				if strings.Contains(say(), "packet lost") {
-					t.Error(say())
-				}
-				l.run(on(l.a, "ping", "-q", "-c", "1", "-p", "656e64", "10.9.9.2")...)
-				eventually(t, "the capture is whole", func() bool {
-					b, _ := os.ReadFile(pcap)
-					return bytes.Contains(b, []byte("endendendend"))
-				}, dump.output)
-				dump.stop(syscall.SIGTERM)
-				checkCapture(t, pcap, size)
-				if framing == "udp" {
-					return // the end that ends first leaves the other what it still had to say
-				}
-				l.run("ip", "-n", l.a, "link", "set", "ts0", "down")
-				l.run("ip", "-n", l.b, "link", "set", "ts0", "down")
-				a.stop(syscall.SIGTERM)
-				b.ended()
-				sent, received := countOf(a, "right to left"), countOf(b, "left to right")
-				if sent == "" || sent != received {
-					t.Errorf("host a sent %s, host b received %s", sent, received)
-				}
-			})
+			return ",iff-no-pi"
 		}
+		t.Run(strings.TrimSpace(framing+" "+kind+" "+c.pi), func(t *testing.T) {
+			l := newLab(t)
+			mtu, streamA, streamB := "1500", "TCP-LISTEN:4200,framing="+framing, "TCP:10.74.68.1:4200,retry=100,interval=0.05,framing="+framing
+			if framing == "udp" {
+				mtu, streamA, streamB = "1400", "UDP-DATAGRAM:10.74.68.100:4200,bind=:4200", "UDP-DATAGRAM:10.74.68.1:4200,bind=:4200"
+			}
+			behind := l.beyond(mtu) // a smaller one on the way would cost the first long datagram
+			dev := "TUN:172.0.0.%d/24,addr=[fd07::%[1]d]/64%[2]s,up,tun-name=ts0,tun-type=" + kind + ",mtu=" + mtu
+			a := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", streamA, fmt.Sprintf(dev, 1, noPI("a")))...)
+			b := l.start(on(l.b, "tunsplice", "-d", "-d", "--statistics", streamB, fmt.Sprintf(dev, 2, noPI("b")))...)
+			say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
+			l.ping("172.0.0.1", say)
+			l.run("ip", "-n", l.a, "route", "add", "10.9.9.0/24", "via", "172.0.0.2")
+			l.run("ip", "-n", l.a, "route", "add", "fd99::/64", "via", "fd07::2")
+			eventually(t, "IPv6 through the tunnel", func() bool {
+				argv := on(l.a, "ping", "-q", "-c", "1", "-W", "1", "fd99::2")
+				return exec.Command(argv[0], argv[1:]...).Run() == nil
+			}, say)
+
+			pcap := filepath.Join(l.dir, "behind")
+			dump := l.start(on(behind, "tcpdump", "-i", "in", "-Q", "in", "-U", "-B", "65536", "-s", "0", "-w", pcap)...)
+			eventually(t, "tcpdump listens", func() bool { return strings.Contains(dump.output(), "listening on") }, dump.output)
+
+			v4Options := func(fd int) error {
+				return unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, "\x01\x01\x01\x01")
+			}
+			v6Options := func(fd int) error {
+				return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, destinationOptions)
+			}
+			// Linux 6.18 takes GSO packets with extension headers that fit the MTU exactly for too big when it forwards them, over any device, and the sender tries long.
+			v6Shorter := func(fd int) error {
+				if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_MAXSEG, 1300); err != nil {
+					return err
+				}
+				return v6Options(fd)
+			}
+			const size = 1 << 20
+			l.moveTCP(l.a, behind, "10.9.9.2:0", size, nil)
+			l.moveTCP(behind, l.a, "172.0.0.1:0", size, nil)
+			l.moveTCP(l.a, behind, "[fd99::2]:0", size, nil)
+			l.moveTCP(behind, l.a, "[fd07::1]:0", size, nil)
+			l.moveTCP(l.a, behind, "10.9.9.2:0", size/4, v4Options)
+			l.moveTCP(l.a, behind, "[fd99::2]:0", size/4, v6Shorter)
+			for _, to := range [][2]string{{behind, "10.9.9.2:0"}, {behind, "[fd99::2]:0"}, {l.a, "172.0.0.1:0"}, {l.a, "[fd07::1]:0"}} {
+				from := l.a
+				if to[0] == l.a {
+					from = behind
+				}
+				l.moveUDP(from, to[0], to[1], 20000, 1200, nil) // UDP GSO
+				l.moveUDP(from, to[0], to[1], 20000, 0, nil)    // fragments
+				l.moveUDP(from, to[0], to[1], 333, 0, nil)      // an odd length
+			}
+			l.moveUDP(l.a, behind, "[fd99::2]:0", 1000, 0, v6Options)
+			l.moveUDP(l.a, behind, "10.9.9.2:0", 1000, 0, v4Options)
+			if framing == "link" {
+				l.nothingLost("ts0", "ts0", say) // elsewhere packets are split and merged
+			}
+			l.vlan(behind)
+			if strings.Contains(say(), "packet lost") {
+				t.Error(say())
+			}
+			l.run(on(l.a, "ping", "-q", "-c", "1", "-p", "656e64", "10.9.9.2")...)
+			eventually(t, "the capture is whole", func() bool {
+				b, _ := os.ReadFile(pcap)
+				return bytes.Contains(b, []byte("endendendend"))
+			}, dump.output)
+			dump.stop(syscall.SIGTERM)
+			checkCapture(t, pcap, size)
+			if framing == "udp" {
+				return // the end that ends first leaves the other what it still had to say
+			}
+			l.run("ip", "-n", l.a, "link", "set", "ts0", "down")
+			l.run("ip", "-n", l.b, "link", "set", "ts0", "down")
+			a.stop(syscall.SIGTERM)
+			b.ended()
+			sent, received := countOf(a, "right to left"), countOf(b, "left to right")
+			if len(c.pi) == 1 { // the bytes are counted as each device has them
+				sent, _, _ = strings.Cut(sent, ",")
+				received, _, _ = strings.Cut(received, ",")
+			}
+			if sent == "" || sent != received {
+				t.Errorf("host a sent %s, host b received %s", sent, received)
+			}
+		})
 	}
 }
 
@@ -327,8 +337,16 @@ func checkCapture(t *testing.T, pcap string, size int) {
 
 // A peer that speaks the link protocol and lies in virtio-net headers.
 func TestHostileVNetHeaders(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { hostileVNetHeaders(t, nil, ",iff-no-pi") })
+	t.Run("packet information", func(t *testing.T) { hostileVNetHeaders(t, []byte{0, 0, 8, 0}, "") })
+	t.Run("packet information from the peer", func(t *testing.T) { hostileVNetHeaders(t, []byte{0, 0, 8, 0}, ",iff-no-pi") })
+	t.Run("packet information here", func(t *testing.T) { hostileVNetHeaders(t, nil, "") })
+}
+
+// hostileVNetHeaders has the liar put packet information in front of its packets, and the device do as the option says.
+func hostileVNetHeaders(t *testing.T, pi []byte, noPI string) {
 	l := newLab(t)
-	p := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", "TCP-LISTEN:4200,reuseaddr,framing=link", "TUN:172.0.0.1/24,iff-no-pi,up,tun-name=ts0")...)
+	p := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", "TCP-LISTEN:4200,reuseaddr,framing=link", "TUN:172.0.0.1/24,up,tun-name=ts0"+noPI)...)
 	var c net.Conn
 	eventually(t, "the program listens", func() bool {
 		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", "10.74.68.1:4200"); return err }) == nil
@@ -337,7 +355,7 @@ func TestHostileVNetHeaders(t *testing.T) {
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 
 	caps := relay.CapVNet | relay.CapTSO4
-	hello := relay.Hello{Kind: relay.DeviceTUN, MTU: 1500, Nonce: relay.NewNonce(), Caps: caps, Software: "a liar"}
+	hello := relay.Hello{Kind: relay.DeviceTUN, PI: pi != nil, MTU: 1500, Nonce: relay.NewNonce(), Caps: caps, Software: "a liar"}
 	say := func(h relay.Hello) {
 		b, err := h.AppendPacket(nil)
 		if err != nil {
@@ -402,6 +420,7 @@ func TestHostileVNetHeaders(t *testing.T) {
 	send := func(h tundev.VNetHdr, b []byte) {
 		frame := make([]byte, tundev.VNetHdrLen)
 		h.Encode(frame)
+		frame = append(frame, pi...)
 		frame, err := (&relay.Link{Send: relay.FramePacketVNet}).Append(nil, append(frame, b...))
 		if err != nil {
 			t.Fatal(err)

@@ -19,11 +19,14 @@ import (
 //
 // The header is there on every read and write if the device was opened with it. What the relay sees depends on the batch: with Batch.VNet the header travels with the packet to the
 // peer, otherwise it is taken off, checksums are finished and GSO packets are split into what the batch has room for; the rest comes with the next batch.
+//
+// A TUN or TAP device puts packet information, if it has it, before the virtio-net header; in batches and on the wire it stands between header and packet, as the packet's first bytes.
 type netdev struct {
 	raw        syscall.RawConn
 	deadlines  deadlines
 	ethernet   bool
 	vnet       bool // packets have a virtio-net header on the descriptor
+	lead       int  // bytes of packet information on the descriptor, in front of that: 0 or piLen
 	setOffload func(flags int) error
 	deviceMTU  func() (int, error)                            // asks for the MTU; nil: segments of any size go
 	mtu        int                                            // what it said last
@@ -37,19 +40,24 @@ type netdev struct {
 	head    [tundev.VNetHdrLen]byte
 	scratch []byte // holds a GSO packet while it is being split
 	split   tundev.Splitter
+	info    [piLen]byte // packet information of the packet that is being split
 	bad     error // a packet that could not be made complete; the next ReadBatch returns it
 
 	// Of the writing goroutine.
-	out    [2]unix.Iovec // an empty virtio-net header and the packet
+	out    [3]unix.Iovec // what the next write consists of, outN pieces
 	outN   int
-	none   [tundev.VNetHdrLen]byte
-	packet []byte
+	none   [tundev.VNetHdrLen]byte // an empty header
+	lent   [piLen]byte             // packet information of a packet that came without
 	werr   error
 	drain  func(fd uintptr) bool
 	merge  *tundev.Coalescer // of Add and Flush; nil before the first packet
-	merged []byte            // a virtio-net header and the packet that stands for many
+	merged []byte            // a virtio-net header, packet information and the packet that stands for many
+	apart  []byte            // the packet that Add was given last, if its packet information is not that of an IP packet
 	uso    bool              // the kernel knows UDP GSO packets
 }
+
+// piLen is the length of packet information (struct tun_pi in if_tun.h).
+const piLen = 4
 
 type deadlines interface {
 	SetReadDeadline(time.Time) error
@@ -166,7 +174,13 @@ func (n *netdev) readPlain(fd int, vnet bool) bool {
 	if room == nil {
 		return false
 	}
-	got, err := n.read(fd, room, nil)
+	var got int
+	var err error
+	if vnet && n.lead > 0 {
+		got, err = n.read(fd, room[tundev.VNetHdrLen:][:piLen], room[:tundev.VNetHdrLen], room[tundev.VNetHdrLen+piLen:])
+	} else {
+		got, err = n.read(fd, room, nil, nil)
+	}
 	if err != nil {
 		return false
 	}
@@ -184,11 +198,11 @@ func (n *netdev) readPlain(fd int, vnet bool) bool {
 // tags, is finished here.
 func (n *netdev) sendable(p []byte) error {
 	var h tundev.VNetHdr
-	if err := h.Decode(p); err != nil {
+	pkt, err := n.parse(&h, p)
+	if err != nil {
 		return err
 	}
-	pkt := p[tundev.VNetHdrLen:]
-	_, err := h.Validate(pkt, n.ethernet)
+	_, err = h.Validate(pkt, n.ethernet)
 	if err == nil || h.GSOType != tundev.GSONone {
 		return err
 	}
@@ -197,6 +211,17 @@ func (n *netdev) sendable(p []byte) error {
 	}
 	(tundev.VNetHdr{}).Encode(p)
 	return nil
+}
+
+// parse returns what stands behind the virtio-net header and the packet information of p.
+func (n *netdev) parse(h *tundev.VNetHdr, p []byte) (pkt []byte, err error) {
+	if err := h.Decode(p); err != nil {
+		return nil, err
+	}
+	if len(p) < tundev.VNetHdrLen+n.lead {
+		return nil, tundev.ErrVNetShort
+	}
+	return p[tundev.VNetHdrLen+n.lead:], nil
 }
 
 // readComplete adds one packet without its virtio-net header, or the segments that it stands for.
@@ -212,17 +237,23 @@ func (n *netdev) readComplete(fd int) bool {
 		}
 		into = n.scratch
 	}
-	got, err := n.read(fd, n.head[:], into)
+	var got int
+	var err error
+	if n.lead > 0 {
+		got, err = n.read(fd, into[:piLen], n.head[:], into[piLen:])
+	} else {
+		got, err = n.read(fd, n.head[:], into, nil)
+	}
 	if err != nil {
 		return false
 	}
 	var h tundev.VNetHdr
-	if got <= tundev.VNetHdrLen || h.Decode(n.head[:]) != nil {
+	if got <= tundev.VNetHdrLen+n.lead || h.Decode(n.head[:]) != nil {
 		return true // no packet: the kernel does not do this
 	}
 	pkt := into[:got-tundev.VNetHdrLen]
 	if h.GSOType == tundev.GSONone {
-		if n.bad = tundev.Complete(h, pkt); n.bad != nil {
+		if n.bad = tundev.Complete(h, pkt[n.lead:]); n.bad != nil {
 			return true
 		}
 		n.batch.Commit(copy(room, pkt)) // copies nothing if it was read in place
@@ -234,7 +265,8 @@ func (n *netdev) readComplete(fd int) bool {
 		}
 		pkt = n.scratch[:copy(n.scratch, pkt)]
 	}
-	if n.bad = n.split.Reset(h, pkt, n.ethernet); n.bad != nil {
+	copy(n.info[:], pkt[:n.lead])
+	if n.bad = n.split.Reset(h, pkt[n.lead:], n.ethernet); n.bad != nil {
 		return true
 	}
 	if n.bad = n.fits(n.split.IPLen()); n.bad != nil {
@@ -268,17 +300,17 @@ func (n *netdev) splitRest() {
 		if room == nil {
 			return
 		}
-		size, err := n.split.Next(room)
+		size, err := n.split.Next(room[n.lead:])
 		if err != nil {
 			n.bad, n.split = err, tundev.Splitter{}
 			return
 		}
-		n.batch.Commit(size)
+		n.batch.Commit(copy(room, n.info[:n.lead]) + size)
 	}
 }
 
-// read reads one packet into one or two buffers; n.err is set for errors other than "nothing there".
-func (n *netdev) read(fd int, first, second []byte) (got int, err error) {
+// read reads one packet into one to three buffers; n.err is set for errors other than "nothing there".
+func (n *netdev) read(fd int, first, second, third []byte) (got int, err error) {
 	for {
 		switch {
 		case second == nil:
@@ -286,10 +318,11 @@ func (n *netdev) read(fd int, first, second []byte) (got int, err error) {
 		case n.recv != nil:
 			got, err = n.recv(fd, first, second)
 		default:
-			iov := [2]unix.Iovec{{Base: &first[0]}, {Base: &second[0]}}
+			iov := [3]unix.Iovec{{Base: &first[0]}, {Base: &second[0]}, {Base: unsafe.SliceData(third)}}
 			iov[0].SetLen(len(first))
 			iov[1].SetLen(len(second))
-			got, err = rawVector(unix.SYS_READV, fd, &iov)
+			iov[2].SetLen(len(third))
+			got, err = rawVector(unix.SYS_READV, fd, iov[:])
 		}
 		switch err {
 		case nil:
@@ -304,9 +337,9 @@ func (n *netdev) read(fd int, first, second []byte) (got int, err error) {
 	}
 }
 
-// rawVector calls readv or writev on two buffers. The wrappers of package unix allocate.
-func rawVector(call uintptr, fd int, iov *[2]unix.Iovec) (int, error) {
-	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), 2)
+// rawVector calls readv or writev. The wrappers of package unix allocate.
+func rawVector(call uintptr, fd int, iov []unix.Iovec) (int, error) {
+	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
 	if errno != 0 {
 		return 0, errno
 	}
@@ -323,42 +356,87 @@ func deviceError(err error) error {
 
 // Write implements relay.Writer: one complete packet.
 func (n *netdev) Write(p []byte) (int, error) {
-	if len(p) == 0 {
+	if len(p) <= n.lead {
 		return 0, unix.EINVAL
 	}
-	n.packet = p
-	n.outN = 1
-	if n.vnet {
-		n.outN = 2
+	switch {
+	case !n.vnet:
+		n.pieces(p, nil, nil)
+	case n.lead > 0:
+		n.pieces(p[:piLen], n.none[:], p[piLen:])
+	default:
+		n.pieces(n.none[:], p, nil)
 	}
 	return len(p), n.send()
+}
+
+// putHeaded writes a packet with a virtio-net header in front, and packet information between the two if the device has it.
+func (n *netdev) putHeaded(p []byte) error {
+	if n.lead > 0 {
+		n.pieces(p[tundev.VNetHdrLen:][:piLen], p[:tundev.VNetHdrLen], p[tundev.VNetHdrLen+piLen:])
+	} else {
+		n.pieces(p, nil, nil)
+	}
+	return n.send()
+}
+
+// pieces says what send writes; from the first empty one on they are left out.
+func (n *netdev) pieces(all ...[]byte) {
+	n.outN = 0
+	for _, p := range all {
+		if len(p) == 0 {
+			return
+		}
+		n.out[n.outN].Base = &p[0]
+		n.out[n.outN].SetLen(len(p))
+		n.outN++
+	}
 }
 
 // Put implements relay.Offload.
 func (n *netdev) Put(p []byte) error {
 	var h tundev.VNetHdr
-	if err := h.Decode(p); err != nil {
-		return err
-	}
-	h, err := h.Validate(p[tundev.VNetHdrLen:], n.ethernet)
+	pkt, err := n.parse(&h, p)
 	if err != nil {
 		return err
 	}
+	if h, err = h.Validate(pkt, n.ethernet); err != nil {
+		return err
+	}
 	h.Encode(p)
-	n.packet, n.outN = p, 1
-	return n.send()
+	return n.putHeaded(p)
 }
 
-// Add implements relay.Offload.
+// Add implements relay.Merger.
 func (n *netdev) Add(p []byte) bool {
 	if n.merge == nil {
 		n.merge = tundev.NewCoalescer(n.ethernet, n.uso)
-		n.merged = make([]byte, relay.MaxPacket+tundev.VNetHdrLen)
+		n.merged = make([]byte, tundev.VNetHdrLen+n.lead+relay.MaxPacket)
 	}
-	return n.merge.Add(p)
+	switch {
+	case n.apart != nil:
+		return false
+	case n.lead > 0 && (len(p) <= piLen || !n.ethernet && [piLen]byte(p) != n.infoOf(p[piLen:])):
+		n.apart = p // too short, which writing it says, or nothing that can be merged
+		return true
+	}
+	return n.merge.Add(p[n.lead:])
 }
 
-// Flush implements relay.Offload.
+// infoOf returns the packet information of a packet that comes without: the EtherType of a frame, or that of the IP version.
+func (n *netdev) infoOf(pkt []byte) (info [piLen]byte) {
+	switch {
+	case n.ethernet && len(pkt) >= 14:
+		copy(info[2:], pkt[12:14])
+	case !n.ethernet && pkt[0]>>4 == 4:
+		info[2] = 0x08 // 0x0800
+	case !n.ethernet && pkt[0]>>4 == 6:
+		info[2], info[3] = 0x86, 0xdd
+	}
+	return info
+}
+
+// Flush implements relay.Merger.
 func (n *netdev) Flush(done func(packets, bytes int, err error) error) error {
 	if n.merge == nil {
 		return nil
@@ -366,33 +444,49 @@ func (n *netdev) Flush(done func(packets, bytes int, err error) error) error {
 	for {
 		packets, bytes := n.merge.Pending()
 		if packets == 0 {
-			return nil
+			break
 		}
-		if err := done(packets, bytes, n.writeMerged(packets)); err != nil {
-			n.merge = nil // the buffers of the rest go with the session
+		if err := done(packets, bytes+packets*n.lead, n.writeMerged(packets)); err != nil {
+			n.merge, n.apart = nil, nil // the buffers of the rest go with the session
 			return err
 		}
 	}
+	p := n.apart
+	if n.apart = nil; p == nil {
+		return nil
+	}
+	_, err := n.Write(p)
+	return done(1, len(p), err)
 }
 
 // writeMerged writes the next packet of the Coalescer, which stands for so many.
 func (n *netdev) writeMerged(packets int) error {
 	if packets == 1 {
-		_, err := n.Write(n.merge.Take())
-		return err
+		pkt := n.merge.Take()
+		if n.lead == 0 {
+			_, err := n.Write(pkt)
+			return err
+		}
+		n.lent = n.infoOf(pkt)
+		n.pieces(n.lent[:], n.none[:], pkt)
+		return n.send()
 	}
-	h, size, err := n.merge.Next(n.merged[tundev.VNetHdrLen:])
+	at := tundev.VNetHdrLen + n.lead
+	h, size, err := n.merge.Next(n.merged[at:])
 	if err != nil {
 		return err
 	}
 	h.Encode(n.merged)
-	n.packet, n.outN = n.merged[:tundev.VNetHdrLen+size], 1
-	return n.send()
+	if n.lead > 0 {
+		n.lent = n.infoOf(n.merged[at:])
+		copy(n.merged[tundev.VNetHdrLen:], n.lent[:])
+	}
+	return n.putHeaded(n.merged[:at+size])
 }
 
 func (n *netdev) send() error {
 	err := n.raw.Write(n.drain)
-	n.packet = nil
+	n.out = [3]unix.Iovec{} // a packet is not kept alive by what was written last
 	if err != nil {
 		return n.pollError(err)
 	}
@@ -402,14 +496,10 @@ func (n *netdev) send() error {
 func (n *netdev) writePacket(fd uintptr) bool {
 	for {
 		var err error
-		if n.outN == 1 {
-			_, err = relay.WriteNow(int(fd), n.packet)
+		if one := &n.out[0]; n.outN == 1 {
+			_, err = relay.WriteNow(int(fd), unsafe.Slice(one.Base, one.Len))
 		} else {
-			n.out[0].Base, n.out[1].Base = &n.none[0], &n.packet[0]
-			n.out[0].SetLen(len(n.none))
-			n.out[1].SetLen(len(n.packet))
-			_, err = rawVector(unix.SYS_WRITEV, int(fd), &n.out)
-			n.out[1].Base = nil
+			_, err = rawVector(unix.SYS_WRITEV, int(fd), n.out[:n.outN])
 		}
 		if err == unix.EINTR {
 			continue

@@ -281,8 +281,7 @@ func (b *Bound) tunConfig() (c tundev.Config, err error) {
 			return c, err
 		}
 	}
-	// With packet information in front there is no agreement with anybody on offloads.
-	c.VNetHdr = !c.PI
+	c.VNetHdr = true
 	return c, c.Validate()
 }
 
@@ -333,6 +332,9 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 	if err != nil {
 		dev.Close()
 		return nil, err
+	}
+	if c.PI {
+		half.lead = piLen
 	}
 	half.setOffload = dev.SetOffload
 	if optCarrier.Or(b, false) {

@@ -62,16 +62,22 @@ func (l *link) frame(d *direction, f *deframer) (more bool, err error) {
 		}
 		return false, d.putPacket(p)
 	case FramePacketVNet:
-		return false, l.putOffloaded(d, body)
+		return false, l.putOffloaded(d, before, body)
 	}
 	return false, l.control(typ, body)
 }
 
-// putOffloaded writes a packet with virtio-net header to the device.
-func (l *link) putOffloaded(d *direction, body []byte) error {
+// putOffloaded writes a packet with virtio-net header to the device. before is that of adapt.
+func (l *link) putOffloaded(d *direction, before, body []byte) error {
 	if l.own.Caps&CapVNet == 0 {
 		return l.broken(errors.New("the peer sends virtio-net headers, which were not offered"))
 	}
+	p := d.dst.adaptHeaded(before, body, l.peer.PI)
+	if p == nil {
+		d.lose(errors.Errorf("%s: a packet of %d bytes is too short", l.stream.Label, len(body)-VNetLen))
+		return nil
+	}
+	body = p
 	d.s.cfg.Dump.see(d, body[VNetLen:])
 	return d.put(len(body)-VNetLen, d.dst.Offload.Put(body))
 }

@@ -32,3 +32,19 @@ func (e *Endpoint) adapt(before, p []byte, peerPI bool) []byte {
 	binary.BigEndian.PutUint16(before[at+2:], proto)
 	return before[at : at+piLen+len(p)]
 }
+
+// adaptHeaded is adapt for a packet with a virtio-net header, VNetLen bytes, in front: packet information stands behind that.
+func (e *Endpoint) adaptHeaded(before, p []byte, peerPI bool) []byte {
+	if peerPI == e.PI {
+		return p
+	}
+	head := [VNetLen]byte(p)
+	whole := before[:len(before)+len(p)]
+	pkt := e.adapt(whole[:len(before)+VNetLen], p[VNetLen:], peerPI)
+	if pkt == nil {
+		return nil
+	}
+	p = whole[len(whole)-len(pkt)-VNetLen:]
+	copy(p, head[:])
+	return p
+}
