@@ -14,7 +14,6 @@ import (
 	"tunsplice/relay"
 
 	"github.com/pkg/errors"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -90,7 +89,7 @@ func (w *tlsWire) readAhead() {
 		}
 		w.raw = raw
 		w.look = func(fd uintptr) bool {
-			n, err := unix.Read(int(fd), w.ahead[:])
+			n, err := relay.ReadNow(int(fd), w.ahead[:])
 			if err != nil { // nothing there, or what the next read will say
 				n = 0
 			}
