@@ -45,7 +45,8 @@ type packetSocket struct {
 		err error
 	}
 	readOne, readMany, writeOne func(fd uintptr) bool
-	train                       *train // for WriteBatch; nil: not tried yet
+	train                       *train    // for WriteBatch; nil: not tried yet
+	arrivals                    *arrivals // nil: datagrams come one by one
 }
 
 // errLongPacket says that a packet did not fit into the reader's buffer. It is an error of that packet alone.
@@ -80,6 +81,9 @@ func (b *Bound) packetEndpoint(s *packetSocket) (*relay.Endpoint, error) {
 	ep.Traffic = relay.Datagrams
 	ep.CanAnswer = b.Mode == ReadWrite && !s.only && !s.group
 	ep.OnePack = onePacketError
+	if reader != nil {
+		ep.CarryPackets = s.takeTrains
+	}
 	return ep, nil
 }
 
@@ -195,7 +199,11 @@ func (s *packetSocket) ReadBatch(b *relay.Batch) error {
 // receive takes one packet into in.p; false: there is none yet.
 func (s *packetSocket) receive(fd uintptr) bool {
 	for {
-		s.in.n, s.in.err = receiveFrom(int(fd), s.in.p, &s.in.from)
+		if s.arrivals != nil {
+			s.in.n, s.in.err = s.arrivals.receiveFrom(int(fd), s.in.p, &s.in.from)
+		} else {
+			s.in.n, s.in.err = receiveFrom(int(fd), s.in.p, &s.in.from)
+		}
 		switch {
 		case s.in.err == unix.EAGAIN:
 			return false

@@ -8,14 +8,25 @@ import (
 	"tunsplice/relay"
 )
 
-// Datagrams that leave in trains arrive as they were given: their borders, their order, empty ones, and those that are longer than the path takes in one piece.
+// Datagrams that leave in trains arrive as they were given, whether they are taken one by one or in trains too: their borders, their order, empty ones, and those that are longer than the
+// path takes in one piece.
 func TestTrainBorders(t *testing.T) {
+	t.Run("one by one", func(t *testing.T) { trainBorders(t, false) })
+	t.Run("in trains", func(t *testing.T) { trainBorders(t, true) })
+}
+
+func trainBorders(t *testing.T, take bool) {
 	h := newHost(t)
 	name := newNetns(t)
 	if out, err := exec.Command("ip", "-n", name, "link", "set", "lo", "mtu", "1500").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	recv := h.open("UDP-RECV:7777,rcvbuf=4194304,netns="+name, Read)
+	if take {
+		if err := recv.CarryPackets(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, kind := range []string{"UDP:127.0.0.1:7777", "UDP-SENDTO:127.0.0.1:7777"} {
 		w := h.open(kind+",netns="+name, ReadWrite).W.(relay.BatchWriter)
 		var sizes []int
@@ -46,6 +57,9 @@ func TestTrainBorders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if a := recv.R.(*packetSocket).arrivals; (a != nil) != take || i == 0 && take && a.end != trainCars*200 {
+				t.Errorf("%s: what came first are not the bytes of a train: %+v", kind, a)
+			}
 			if want := bytes.Repeat([]byte{byte(i)}, size); !bytes.Equal(buf[:n], want) {
 				t.Fatalf("%s: packet %d has %d bytes %.4x..., want %d of %d; calls %v", kind, i, n, buf[:min(n, 4)], size, i, calls)
 			}
@@ -56,12 +70,20 @@ func TestTrainBorders(t *testing.T) {
 func TestTrainAllocates(t *testing.T) {
 	h := newHost(t)
 	name := newNetns(t)
-	h.open("UDP-RECV:7777,netns="+name, Read)
+	recv := h.open("UDP-RECV:7777,netns="+name, Read)
+	if err := recv.CarryPackets(); err != nil {
+		t.Fatal(err)
+	}
+	in := relay.NewBatch(0)
 	w := h.open("UDP-SENDTO:127.0.0.1:7777,netns="+name, ReadWrite).W.(relay.BatchWriter)
 	b := batchOf(4, 100)
 	if n := testing.AllocsPerRun(20, func() {
 		if n, err := w.WriteBatch(b, 0); n != 4 || err != nil {
 			t.Fatalf("%d packets written: %v", n, err)
+		}
+		in.Reset()
+		if err := recv.R.(relay.BatchReader).ReadBatch(in); err != nil || in.Len() != 4 {
+			t.Fatalf("%d packets read: %v", in.Len(), err)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations for a batch", n)

@@ -111,12 +111,12 @@ func (s *Session) prepareFraming() error {
 			s.link = l
 			s.mu.Unlock()
 		}
-		if over.Traffic == Stream && dev.IsDevice() {
-			if over.CarryPackets != nil {
-				if err := over.CarryPackets(); err != nil {
-					return errors.Wrap(err, over.Label)
-				}
+		if dev.IsDevice() && over.CarryPackets != nil {
+			if err := over.CarryPackets(); err != nil {
+				return errors.Wrap(err, over.Label)
 			}
+		}
+		if over.Traffic == Stream && dev.IsDevice() {
 			s.cfg.Log.Infof("packets of %s travel over %s with framing=%s", dev.Label, over.Label, over.Framing)
 		}
 	}
