@@ -3,6 +3,7 @@ package secure
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -357,6 +358,76 @@ func TestDatagramsBatch(t *testing.T) {
 				t.Fatalf("packet %d: %d bytes", i, len(p))
 			}
 			i++
+		}
+	}
+}
+
+// trainWire is a wire that takes at most three packets at once, and refuses one of a certain length.
+type trainWire struct {
+	*wire
+	refuse int
+	most   int // packets of one call
+}
+
+func (w *trainWire) WriteBatch(b *relay.Batch, first int) (int, error) {
+	n := 0
+	for ; n < 3 && first+n < b.Len(); n++ {
+		p := b.Packet(first + n)
+		if len(p) == w.refuse+Overhead {
+			return n, unix.EMSGSIZE
+		}
+		if _, err := w.Write(p); err != nil {
+			return n, err
+		}
+	}
+	w.most = max(w.most, n)
+	return n, nil
+}
+
+// Packets that leave together arrive as they were, but for the one that is refused: the caller hears of it and goes on behind it. No counter is used twice.
+func TestDatagramsWriteBatch(t *testing.T) {
+	key := NewKey()
+	fa, fb := pair(t, unix.SOCK_DGRAM)
+	const refused = 77
+	w := &trainWire{wire: &wire{File: fa}, refuse: refused}
+	a := &dgram{wire: w.wire}
+	a.Datagrams = NewDatagrams(fa, w, nil, key, a.log.log(), "end")
+	t.Cleanup(a.Close)
+	b := newDgram(t, fb, key, nil)
+	meet(t, a, b, Initiate, Answer)
+	out := relay.NewBatch(0)
+	sizes := []int{100, 100, 0, 1400, refused, 60, relay.MaxPacket - Overhead, 10, 10}
+	for i, n := range sizes {
+		copy(out.Room(), bytes.Repeat([]byte{byte(i)}, n))
+		out.Commit(n)
+	}
+	lost := 0
+	for i := 0; i < out.Len(); {
+		n, err := a.WriteBatch(out, i)
+		if i += n; err != nil {
+			if err != unix.EMSGSIZE || sizes[i] != refused {
+				t.Fatalf("packet %d: %v", i, err)
+			}
+			lost++
+			i++
+		}
+	}
+	if lost != 1 || w.most != 3 {
+		t.Errorf("%d packets refused, %d at once", lost, w.most)
+	}
+	for i, n := range sizes {
+		if n != refused {
+			hear(t, b, string(bytes.Repeat([]byte{byte(i)}, n)))
+		}
+	}
+	counters := map[uint64]bool{}
+	for _, p := range a.wire.all() {
+		if p[0] == packetData {
+			counter := binary.BigEndian.Uint64(p[1+sessionIDLen:])
+			if counters[counter] {
+				t.Errorf("counter %d twice", counter)
+			}
+			counters[counter] = true
 		}
 	}
 }
