@@ -41,7 +41,7 @@ type netdev struct {
 	scratch []byte // holds a GSO packet while it is being split
 	split   tundev.Splitter
 	info    [piLen]byte // packet information of the packet that is being split
-	bad     error // a packet that could not be made complete; the next ReadBatch returns it
+	bad     error       // a packet that could not be made complete; the next ReadBatch returns it
 
 	// Of the writing goroutine.
 	out    [3]unix.Iovec // what the next write consists of, outN pieces
