@@ -369,3 +369,37 @@ func (l *lab) framesPass(from, iface, to string, say func() string) {
 		}, say)
 	}
 }
+
+// A device whose packets, with all headers, are longer than the path's MTU: which MTU it should have is said, and with that one nothing is.
+func TestFragmentsAreNamed(t *testing.T) {
+	for name, c := range map[string]struct{ dev, ip6, key, mtu string }{
+		"tun":       {",iff-no-pi", "", "", "1472"},
+		"pi":        {"", "", "", "1468"},
+		"tap":       {",tun-type=tap,iff-no-pi", "", "", "1458"},
+		"tun key":   {",iff-no-pi", "", "key", "1444"},
+		"tun IPv6":  {",iff-no-pi", "6", "", "1452"},
+		"tun lower": {",iff-no-pi,mtu=1472", "", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			to, key := "10.74.68.1", ""
+			if c.ip6 != "" {
+				l.run("ip", "-n", l.a, "addr", "add", "fd68::1/64", "dev", "wire", "nodad")
+				l.run("ip", "-n", l.b, "addr", "add", "fd68::2/64", "dev", "wire", "nodad")
+				to = "[fd68::1]"
+			}
+			if c.key != "" {
+				key = ",psk=" + l.makeKey(c.key)
+			}
+			a := l.start(on(l.a, "tunsplice", "UDP"+c.ip6+"-LISTEN:4200"+key, "TUN:172.0.0.1/24,up,tun-name=ts0"+c.dev)...)
+			b := l.start(on(l.b, "tunsplice", "TUN:172.0.0.2/24,up,tun-name=ts0"+c.dev, "UDP"+c.ip6+":"+to+":4200"+key)...)
+			say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
+			l.ping("172.0.0.1", say)
+			for _, p := range []*background{a, b} {
+				if c.mtu == "" && strings.Contains(p.output(), "fragments") || c.mtu != "" && !strings.Contains(p.output(), "mtu="+c.mtu+" on the device avoids it") {
+					t.Error(say())
+				}
+			}
+		})
+	}
+}

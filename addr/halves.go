@@ -78,7 +78,7 @@ func (b *Bound) makeEndpointOf(reader relay.Reader, writer relay.Writer, r, w *r
 	}
 	ep.GoneIsEnd = optCoolWrite.Or(b, false)
 	optEndClose.Given(b)
-	ep.CarryPackets = func() error { return b.carryPackets(r, w) }
+	ep.CarryPackets = func() (int, error) { return 0, b.carryPackets(r, w) }
 	b.packetOptions(ep)
 	return ep, nil
 }

@@ -108,6 +108,13 @@ func (b *Bound) keyed(env *Env, role secure.Role) handshake {
 		}
 		plain := around(ep, d, d, d.Close)
 		plain.Authenticated = true
+		plain.CarryPackets = func() (int, error) {
+			if ep.CarryPackets == nil {
+				return 0, nil
+			}
+			whole, err := ep.CarryPackets()
+			return max(whole-secure.Overhead, 0), err
+		}
 		return plain, nil
 	}
 }

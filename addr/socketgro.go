@@ -21,14 +21,15 @@ type arrivals struct {
 	msg     unix.Msghdr
 }
 
-// takeTrains has the socket hand over trains, if it is one of UDP and the kernel can do that.
-func (s *packetSocket) takeTrains() error {
-	if s.arrivals != nil {
-		return nil
-	}
-	return onFile(s.file, func(fd int) error {
+// carryPackets has the socket hand over trains, if it is one of UDP and the kernel can do that, and tells how long a datagram may be for the path, as far as is known.
+func (s *packetSocket) carryPackets() (whole int, err error) {
+	return whole, onFile(s.file, func(fd int) error {
 		proto, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
-		if err != nil || proto != unix.IPPROTO_UDP || unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) != nil {
+		if err != nil || proto != unix.IPPROTO_UDP {
+			return nil
+		}
+		whole = wholeDatagram(fd)
+		if s.arrivals != nil || unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) != nil {
 			return nil
 		}
 		a := &arrivals{buf: make([]byte, 1<<16)}
@@ -39,6 +40,24 @@ func (s *packetSocket) takeTrains() error {
 		s.arrivals = a
 		return nil
 	})
+}
+
+// wholeDatagram returns the greatest length of a datagram that a connected UDP socket sends in one piece, 0 if there is no telling.
+func wholeDatagram(fd int) int {
+	const udpHead, ip4Head, ip6Head = 8, 20, 40
+	peer, err := getpeername(fd)
+	if err != nil {
+		return 0
+	}
+	level, opt, heads := unix.SOL_IP, unix.IP_MTU, ip4Head+udpHead
+	if ip := peer.ip(); ip.Is6() && !ip.Is4In6() {
+		level, opt, heads = unix.SOL_IPV6, unix.IPV6_MTU, ip6Head+udpHead
+	}
+	mtu, err := unix.GetsockoptInt(fd, level, opt)
+	if err != nil {
+		return 0
+	}
+	return max(mtu-heads, 0)
 }
 
 // receiveFrom is the function receiveFrom for one datagram after the other.

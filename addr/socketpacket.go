@@ -81,9 +81,7 @@ func (b *Bound) packetEndpoint(s *packetSocket) (*relay.Endpoint, error) {
 	ep.Traffic = relay.Datagrams
 	ep.CanAnswer = b.Mode == ReadWrite && !s.only && !s.group
 	ep.OnePack = onePacketError
-	if reader != nil {
-		ep.CarryPackets = s.takeTrains
-	}
+	ep.CarryPackets = s.carryPackets
 	return ep, nil
 }
 

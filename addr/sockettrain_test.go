@@ -23,7 +23,7 @@ func trainBorders(t *testing.T, take bool) {
 	}
 	recv := h.open("UDP-RECV:7777,rcvbuf=4194304,netns="+name, Read)
 	if take {
-		if err := recv.CarryPackets(); err != nil {
+		if _, err := recv.CarryPackets(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +71,7 @@ func TestTrainAllocates(t *testing.T) {
 	h := newHost(t)
 	name := newNetns(t)
 	recv := h.open("UDP-RECV:7777,netns="+name, Read)
-	if err := recv.CarryPackets(); err != nil {
+	if _, err := recv.CarryPackets(); err != nil {
 		t.Fatal(err)
 	}
 	in := relay.NewBatch(0)

@@ -113,7 +113,9 @@ type Endpoint struct {
 	SilentFor    time.Duration // how long a peer that came to us may say nothing at all before it is closed, 0: for ever
 	Broken       <-chan error  // says why the stream can't work any more although it looks alive; nil: nothing watches it
 	CanAnswer    bool          // something at the far end may answer a hello (a socket, a program, a terminal; not a file), if both directions are used
-	CarryPackets func() error  // called before packets of a device travel over the endpoint, a stream or datagrams, to set its queue up for them; nil: nothing to do
+	// CarryPackets is called before packets of a device travel over the endpoint, a stream or datagrams, to set its queue up for them. whole is the greatest
+	// length of one, in bytes, that goes in one piece; 0 if every one does or nobody knows. nil: nothing to do.
+	CarryPackets func() (whole int, err error)
 
 	// Of programs.
 	Ended  <-chan struct{} // closed when the program has ended, although others may still hold its descriptors; nil: there is none

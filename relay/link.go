@@ -111,14 +111,35 @@ func (s *Session) prepareFraming() error {
 			s.link = l
 			s.mu.Unlock()
 		}
-		if dev.IsDevice() && over.CarryPackets != nil {
-			if err := over.CarryPackets(); err != nil {
-				return errors.Wrap(err, over.Label)
-			}
+		if err := s.carryPackets(dev, over); err != nil {
+			return err
 		}
 		if over.Traffic == Stream && dev.IsDevice() {
 			s.cfg.Log.Infof("packets of %s travel over %s with framing=%s", dev.Label, over.Label, over.Framing)
 		}
+	}
+	return nil
+}
+
+// carryPackets tells an endpoint what packets of a device will travel over it.
+func (s *Session) carryPackets(dev, over *Endpoint) error {
+	if !dev.IsDevice() || over.CarryPackets == nil {
+		return nil
+	}
+	longest := dev.MTU
+	if dev.Traffic == TAP {
+		longest += etherLen
+	}
+	if dev.PI {
+		longest += piLen
+	}
+	whole, err := over.CarryPackets()
+	if err != nil {
+		return errors.Wrap(err, over.Label)
+	}
+	if whole > 0 && longest > whole && dev.MTU > 0 {
+		s.cfg.Log.Warnf("%s: packets of %s with its MTU of %d do not fit into a datagram of this path and go in fragments, which is slow and which some networks drop: mtu=%d on the device avoids it",
+			over.Label, dev.Label, dev.MTU, dev.MTU-(longest-whole))
 	}
 	return nil
 }
