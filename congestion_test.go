@@ -1,7 +1,9 @@
 package main
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -29,9 +31,21 @@ func TestCongestionControl(t *testing.T) {
 		}
 	}
 	const far = "10.74.68.100"
+	// 4 MB, and when somebody opens the FIFO, as much as goes.
+	source := func(fifo string) string {
+		l.run("mkfifo", filepath.Join(l.dir, fifo))
+		return "SYSTEM:head -c 4000000 /dev/zero && cat " + fifo + " && exec cat /dev/zero"
+	}
+	goOn := func(fifo string) {
+		f, err := os.OpenFile(filepath.Join(l.dir, fifo), os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
 	programs := []*background{
 		l.start(on(l.b, "tunsplice", "-u", "TCP-LISTEN:7001,fork,reuseaddr", "/dev/null")...),
-		l.start(on(l.a, "tunsplice", "-U", "TCP-LISTEN:7002,fork,reuseaddr", "/dev/zero")...),
+		l.start(on(l.a, "tunsplice", "-U", "TCP-LISTEN:7002,fork,reuseaddr", source("server"))...),
 	}
 	say := func() string {
 		text := l.run(on(l.a, "ss", "-tino")...)
@@ -50,16 +64,18 @@ func TestCongestionControl(t *testing.T) {
 		}
 	}
 
-	client := l.start(on(l.a, "tunsplice", "-u", "/dev/zero", "TCP:"+far+":7001")...)
+	client := l.start(on(l.a, "tunsplice", "-u", source("client"), "TCP:"+far+":7001")...)
 	server := l.start(on(l.b, "tunsplice", "-u", "TCP:10.74.68.1:7002", "/dev/null")...)
 	programs = append(programs, client, server)
-	eventually(t, "64 MB from the client", moved("7001", "64000000"), say)
-	eventually(t, "64 MB from the server", moved("7002", "64000000"), say)
+	eventually(t, "4 MB from the client", moved("7001", "4000000"), say)
+	eventually(t, "4 MB from the server", moved("7002", "4000000"), say)
 	if got := l.congestion(l.a, "7001") + ", " + l.congestion(l.a, "7002"); got != "reno, reno" {
 		t.Errorf("on a wire without a bottleneck: %s", got)
 	}
 
 	l.run("tc", "-n", l.a, "qdisc", "add", "dev", "wire", "root", "tbf", "rate", "50mbit", "burst", "32k", "latency", "200ms")
+	goOn("client")
+	goOn("server")
 	eventually(t, "bbr once a queue stands on the path", func() bool { return l.congestion(l.a, "7001")+l.congestion(l.a, "7002") == "bbrbbr" }, say)
 
 	l.start(on(l.a, "tunsplice", "-u", "/dev/zero", "TCP:"+far+":7001,tcp-congestion=reno,sourceport=7003")...)

@@ -39,7 +39,7 @@ func checkInterface(b *Bound) error {
 	}
 	for i := range b.settings {
 		switch o := b.settings[i].opt; o {
-		case optTunDevice.opt, optTunName.opt, optTunType.opt, optNoPI.opt, optAddr.opt, optPeer.opt, optRoute.opt, optMAC.opt, optTxQueueLen.opt, optBridge.opt,
+		case optTunDevice.opt, optTunName.opt, optTunType.opt, optNoPI.opt, optAddr.opt, optPeer.opt, optRoute.opt, optMAC.opt, optTxQueueLen.opt, optMultiQueue.opt, optBridge.opt,
 			optPersist.opt, optTunOwner.opt, optTunGroup.opt, optCarrier.opt:
 			return errors.Errorf("option %q is for TUN and TAP, an existing interface is configured with ip(8)", o.Name)
 		}

@@ -28,6 +28,7 @@ type netdev struct {
 	vnet       bool // packets have a virtio-net header on the descriptor
 	lead       int  // bytes of packet information on the descriptor, in front of that: 0 or piLen
 	setOffload func(flags int) error
+	shared     bool                                           // other queues of the device have the same offloads
 	deviceMTU  func() (int, error)                            // asks for the MTU; nil: segments of any size go
 	mtu        int                                            // what it said last
 	recv       func(fd int, head, packet []byte) (int, error) // reads header and packet; nil: readv
@@ -84,6 +85,14 @@ func (n *netdev) attach(ep *relay.Endpoint, mode Mode) error {
 	}
 	if n.vnet && n.setOffload != nil && mode == ReadWrite {
 		ep.Offload = n
+		if n.shared {
+			// Taking offloads away until the peer is known would take them from sessions that have one. Whole GSO packets that come meanwhile are split here.
+			n.uso = n.setOffload(allOffloads|tundev.OffloadUSO4|tundev.OffloadUSO6) == nil
+			if n.uso {
+				return nil
+			}
+			return n.setOffload(allOffloads)
+		}
 		// Only trying tells whether the kernel knows UDP segmentation (Linux 6.2). Nothing is read yet, so nobody notices.
 		if n.uso = n.setOffload(tundev.OffloadCsum|tundev.OffloadUSO4|tundev.OffloadUSO6) == nil; n.uso {
 			return n.setOffload(0)
@@ -91,6 +100,9 @@ func (n *netdev) attach(ep *relay.Endpoint, mode Mode) error {
 	}
 	return nil
 }
+
+// allOffloads are those of Linux 3.8, the first with several queues.
+const allOffloads = tundev.OffloadCsum | tundev.OffloadTSO4 | tundev.OffloadTSO6 | tundev.OffloadTSOECN
 
 // SetReadDeadline implements relay.Reader.
 func (n *netdev) SetReadDeadline(t time.Time) error { return n.deadlines.SetReadDeadline(t) }

@@ -35,6 +35,8 @@ var (
 		Doc: "a route through the device, as 10.0.0.0/8, or with gateway and metric 10.0.0.0/8 via 10.0.6.2 metric 5; default stands for 0.0.0.0/0; may be repeated"})
 	optMAC = declare(kindMAC, Option{Name: "mac", Aliases: "lladdr", Groups: GINTERFACE, Phase: PhLate, Ours: true,
 		Doc: "MAC address of a tap device (default: the kernel's choice)"})
+	optMultiQueue = declare(kindBool, Option{Name: "multi-queue", Aliases: "tun-multi-queue iff-multi-queue", Groups: GINTERFACE, Phase: PhFD, Ours: true,
+		Doc: "several programs, or sessions of one with fork, may open the device at the same time, and the kernel spreads the flows over them: a tunnel of several connections"})
 	optTxQueueLen = declare(kindUint, Option{Name: "txqueuelen", Aliases: "txqlen", Groups: GINTERFACE, Phase: PhLate, Ours: true,
 		Doc: "how many packets wait in the device to be read (default: the kernel's, 500 or 1000)"})
 	optBridge = declare(kindString, Option{Name: "bridge", Groups: GINTERFACE, Phase: PhLate, Ours: true,
@@ -238,6 +240,7 @@ func (b *Bound) tunConfig() (c tundev.Config, err error) {
 		MAC:        optMAC.Or(b, nil),
 		MTU:        int(optIfMTU.Or(b, 0)),
 		TxQueueLen: int(optTxQueueLen.Or(b, 0)),
+		MultiQueue: optMultiQueue.Or(b, false),
 		Bridge:     optBridge.Or(b, ""),
 	}
 	if b.Type.Name == "TAP" {
@@ -336,7 +339,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 	if c.PI {
 		half.lead = piLen
 	}
-	half.setOffload = dev.SetOffload
+	half.setOffload, half.shared = dev.SetOffload, c.MultiQueue
 	if optCarrier.Or(b, false) {
 		ep.Carrier = dev.SetCarrier
 	}

@@ -216,8 +216,8 @@ func (b *bench) installed() []*program {
 	ps := []*program{speaker(ours, tunnelTCP, b.work+"/tunsplice")}
 	plain := func(t tunnelCase) bool { return t.secret == "" && t.framing == "" }
 	if path, err := exec.LookPath("socat"); err == nil {
-		socat := speaker("socat", tunnelUDP, path) // TUN over TCP kills socat: there are no borders between packets
-		socat.carries = plain
+		socat := speaker("socat", tunnelUDP, path)                            // TUN over TCP kills socat: there are no borders between packets
+		socat.carries = func(t tunnelCase) bool { return plain(t) && !t.udp } // tunnel-l3 is over UDP already
 		large := speaker("socat -b 262144", nil, path, "-b", "262144")
 		large.variant = true
 		ps = append(ps, socat, large)

@@ -24,6 +24,8 @@ type tunnelCase struct {
 	framing string   // of tunsplice and its like; "": the default
 	secret  string   // "": clear text; "psk", "tls": how tunsplice keeps it, while peers have one way of their own
 	iperf   []string // more options
+	pi      bool     // the device has packet information
+	udp     bool     // tunsplice and its like go over UDP too
 	// A case of datagrams instead of streams: the size of the payload, and how many go in one packet with UDP GSO; 0: the case has streams.
 	datagram, segments int
 }
@@ -69,6 +71,9 @@ func tunnelCases() []benchCase {
 	add("tunnel-udp-gso", "TUN tunnel, the same handed to the kernel 45 at a time with UDP_SEGMENT", tunnelCase{datagram: 1372, segments: 45}, "", udp)
 	add("tunnel-psk", "TUN tunnel with a key, one stream (openvpn: AES-256-GCM)", tunnelCase{secret: "psk"}, "", safe...)
 	add("tunnel-tls", "TUN tunnel over TLS, one stream (peers: those of tunnel-psk)", tunnelCase{secret: "tls"}, "tunnel-psk", safe...)
+	add("tunnel-pi", "TUN tunnel without iff-no-pi, as most tutorials have it (peers: those of tunnel-l3)", tunnelCase{pi: true}, "tunnel-l3")
+	add("tunnel-udp", "TUN tunnel over UDP, one stream (peers: those of tunnel-l3)", tunnelCase{udp: true}, "tunnel-l3")
+	add("tunnel-udp-psk", "the same with a key (peers: those of tunnel-psk)", tunnelCase{udp: true, secret: "psk"}, "tunnel-psk")
 	return cases
 }
 

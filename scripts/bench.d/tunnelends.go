@@ -35,9 +35,15 @@ func (b *bench) both(nearArgs, farArgs []string, f func() bool) (near, far *proc
 }
 
 func (t tunnelCase) device(inside string) string {
-	s := "TUN:" + inside + "/24,tun-name=" + device + ",iff-no-pi,up"
+	s := "TUN:" + inside + "/24,tun-name=" + device + ",up"
+	if !t.pi {
+		s += ",iff-no-pi"
+	}
 	if t.tap {
 		s += ",tun-type=tap"
+	}
+	if t.udp {
+		s += ",mtu=" + outerMTU
 	}
 	return s
 }
@@ -51,6 +57,12 @@ func tunnelTCP(p *program) tunnel {
 		}
 		port := b.newPort()
 		left, right := fmt.Sprintf("TCP-LISTEN:%d,reuseaddr", port), fmt.Sprintf("TCP:%s:%d", nearWire, port)
+		there := func() bool { return listens(port) }
+		if t.udp {
+			left = fmt.Sprintf("UDP-SENDTO:%s:%d,bind=%s:%d", farWire, port, nearWire, port)
+			right = fmt.Sprintf("UDP-SENDTO:%s:%d,bind=%s:%d", nearWire, port, farWire, port)
+			there = func() bool { return true } // either may begin
+		}
 		switch t.secret {
 		case "psk":
 			key, err := b.keyFile()
@@ -66,7 +78,7 @@ func tunnelTCP(p *program) tunnel {
 			left = fmt.Sprintf("OPENSSL-LISTEN:%d,reuseaddr,cert=%s,key=%s,verify=0", port, id.cert, id.key)
 			right = fmt.Sprintf("OPENSSL:%s:%d,verify=0", nearWire, port)
 		}
-		return b.both(p.with(left+options, t.device(nearInside)), p.with(right+options, t.device(farInside)), func() bool { return listens(port) })
+		return b.both(p.with(left+options, t.device(nearInside)), p.with(right+options, t.device(farInside)), there)
 	}
 }
 
