@@ -82,10 +82,13 @@ func (b *Bound) openPipe(env *Env) (Source, error) {
 func (b *Bound) openFIFOPath(ctx context.Context, path string, flags int, mode uint32) (fd int, made bool, err error) {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) == unix.ENOENT {
-		if err := unix.Mkfifo(path, mode); err != nil {
+		err := unix.Mkfifo(path, mode)
+		if err != nil && err != unix.EEXIST { // the process at the other end may have made it meanwhile
 			return -1, false, errors.Wrap(err, "mkfifo")
 		}
-		made = true
+		made = err == nil
+	}
+	if made {
 		if uid, ok := optUser.Get(b); ok {
 			if err := unix.Lchown(path, uid, -1); err != nil {
 				return -1, made, errors.Wrap(err, "option user: chown")
