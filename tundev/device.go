@@ -245,7 +245,7 @@ func (d *Device) OpenQueue() (*Queue, error) {
 
 // Close takes back what was changed on a device that stays, closes the descriptor and removes the bridge if Open made
 // it. A device that Open made goes, unless it is persistent. An error says what could not be taken back; the device is
-// closed nevertheless. Further calls return the same.
+// closed nevertheless. With multi-queue nothing is taken back while other queues are in use. Further calls return the same.
 func (d *Device) Close() error {
 	d.once.Do(func() { d.closeErr = d.close() })
 	return d.closeErr
@@ -255,6 +255,9 @@ func (d *Device) close() error {
 	d.settings.mu.Lock()
 	lasting := d.lasting
 	d.settings.mu.Unlock()
+	if l, err := d.link(); err == nil && d.config.MultiQueue && l.tun.queues > 1 {
+		lasting = true // others go on using it as it is
+	}
 	var errs [3]error
 	if !lasting {
 		errs[0] = d.settings.revert()

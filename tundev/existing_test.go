@@ -88,6 +88,45 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// TestOpenedByTwo: two open a device of several queues at the same moment, whoever makes it, and who closes first leaves it as the other wants it.
+func TestOpenedByTwo(t *testing.T) {
+	needDevices(t)
+	ns := newNS(t)
+	nl := oracle(t, ns)
+	c := Config{Name: "two", NetNS: ns, MultiQueue: true, FlagsSet: unix.IFF_UP, Addrs: []Address{address("10.1.0.1/16")}, Routes: []Route{{Dst: prefix("10.6.0.0/16")}}}
+	for range 50 {
+		start, opened := make(chan struct{}), make(chan *Device)
+		for range 2 {
+			go func() {
+				<-start
+				d, err := Open(c)
+				if err != nil {
+					t.Errorf("%v (%s)", err, Advice(err))
+				}
+				opened <- d
+			}()
+		}
+		close(start)
+		a, b := <-opened, <-opened
+		if a == nil || b == nil {
+			t.FailNow()
+		}
+		was := state(t, nl, c.Name)
+		if !strings.Contains(was, "10.1.0.1/16") || !strings.Contains(was, "10.6.0.0/16") {
+			t.Fatalf("opened: %s", was)
+		}
+		for _, d := range []*Device{a, b} {
+			if now := state(t, nl, c.Name); now != was {
+				t.Fatalf("opened: %s\nafter one was closed: %s", was, now)
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		noLink(t, nl, c.Name)
+	}
+}
+
 // TestUndoAfterFailure: the same when Open fails in its last steps.
 func TestUndoAfterFailure(t *testing.T) {
 	needDevices(t)

@@ -17,7 +17,8 @@ import (
 // Theory of operation. A setting is changed only if it differs from what is wanted. Each change of a device that stays
 // is recorded with the way back; the way back looks first whether the setting is still as we made it, so that a change
 // that somebody else made meanwhile survives. A device we made needs no record: it goes with its descriptor. A bridge
-// we made is remembered apart, because it can go only after the device has left it.
+// we made is remembered apart, because it can go only after the device has left it. Nothing is taken back while other
+// queues are in use: all who opened one have wanted the settings.
 
 // settings are the changeable properties of an interface.
 type settings struct {
@@ -298,6 +299,10 @@ func (s *settings) addAddrs(want []Address, link *linkState) error {
 			continue
 		}
 		if err := s.rt.addAddr(s.index, s.kind, a); err != nil {
+			// Who opened another queue at the same moment may have been faster.
+			if now, lerr := s.rt.addrs(s.index); lerr == nil && errors.Is(err, unix.EEXIST) && slices.Contains(now, a) {
+				continue
+			}
 			return s.fail("add address "+a.String(), err, adviseAddr(s.name(), s.mtuNow(link), a, err))
 		}
 		s.changed("address "+a.String(), func() error { return s.rt.deleteAddr(s.index, s.kind, a) })
@@ -328,6 +333,10 @@ func (s *settings) addRoutes(want []Route) error {
 			continue
 		}
 		if err := s.rt.addRoute(s.index, r); err != nil {
+			if now, lerr := s.rt.routes(s.index, family); lerr == nil && errors.Is(err, unix.EEXIST) &&
+				slices.ContainsFunc(now, func(t Route) bool { return sameRoute(t, r) }) {
+				continue
+			}
 			return s.fail("add route "+r.String(), err, adviseRoute(s.name(), r, err))
 		}
 		s.changed("route "+r.String(), func() error { return s.rt.deleteRoute(s.index, r) })
