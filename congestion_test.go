@@ -84,6 +84,6 @@ func TestCongestionControl(t *testing.T) {
 		t.Errorf("with tcp-congestion=reno: %q", got)
 	}
 	// The handshake of this one goes through the queue.
-	l.start(on(l.a, "tunsplice", "-u", "SYSTEM:exec sleep 100", "TCP:"+far+":7001,sourceport=7004")...)
+	l.start(on(l.a, "tunsplice", "-u", "UDP-RECV:7005", "TCP:"+far+":7001,sourceport=7004")...)
 	eventually(t, "bbr where the handshake took long", func() bool { return l.congestion(l.a, "7004") == "bbr" }, say)
 }
