@@ -15,7 +15,7 @@ var optCongestion = Key[string]{row(kindString, Option{Name: "tcp-congestion", A
 func setCongestion(fd int, name string) error {
 	err := unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
 	switch err {
-	case unix.ENOENT:
+	case unix.ENOENT, unix.EINVAL: // EINVAL: no name at all
 		return withHint{err, "the kernel does not have it: see sysctl net.ipv4.tcp_available_congestion_control"}
 	case unix.EPERM:
 		return withHint{err, "ordinary users have those of sysctl net.ipv4.tcp_allowed_congestion_control"}

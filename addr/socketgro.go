@@ -23,7 +23,7 @@ type arrivals struct {
 
 // carryPackets has the socket hand over trains, if it is one of UDP and the kernel can do that, and tells how long a datagram may be for the path, as far as is known.
 func (s *packetSocket) carryPackets() (whole int, err error) {
-	return whole, onFile(s.file, func(fd int) error {
+	err = onFile(s.file, func(fd int) error {
 		proto, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 		if err != nil || proto != unix.IPPROTO_UDP {
 			return nil
@@ -40,6 +40,7 @@ func (s *packetSocket) carryPackets() (whole int, err error) {
 		s.arrivals = a
 		return nil
 	})
+	return whole, err
 }
 
 // wholeDatagram returns the greatest length of a datagram that a connected UDP socket sends in one piece, 0 if there is no telling.
