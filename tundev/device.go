@@ -15,7 +15,8 @@ type Device struct {
 	settings settings
 	config   Config
 	created  bool
-	lasting  bool // the device and its settings are to outlive us; under settings.mu
+	lending  *Lending // nil: there is one queue, or the caller has the others
+	lasting  bool     // the device and its settings are to outlive us; under settings.mu
 	once     sync.Once
 	closeErr error
 }
@@ -177,16 +178,6 @@ func (d *Device) SetPersist(on bool) error {
 	return nil
 }
 
-// SetCarrier says whether the cable is plugged in, so to speak (Linux 5.0). Without carrier the interface takes no
-// packets and routing daemons look elsewhere. Open always leaves it on.
-func (d *Device) SetCarrier(on bool) error {
-	value := 0
-	if on {
-		value = 1
-	}
-	return d.setPointed(unix.TUNSETCARRIER, value, "set carrier")
-}
-
 // Offloads of SetOffload: packets that may be left unfinished when they are read, as the virtio-net header then says
 // (TUN_F_* in include/uapi/linux/if_tun.h). All need OffloadCsum.
 const (
@@ -206,8 +197,7 @@ func (d *Device) SetOffload(flags int) error {
 	if flags != 0 && !d.config.VNetHdr {
 		return errors.Errorf("%s: offloads need the virtio-net header", d.name)
 	}
-	// netlink knows no such thing, and no privilege is needed
-	return d.set(unix.TUNSETOFFLOAD, flags, "set offload")
+	return d.Queue.SetOffload(flags)
 }
 
 // SetSendBuffer limits the bytes written to the device that the kernel may hold, for instance on behalf of a slow
@@ -252,10 +242,15 @@ func (d *Device) Close() error {
 }
 
 func (d *Device) close() error {
+	own := 1 // queues
+	if d.lending != nil {
+		own += d.lending.close()
+		_ = d.setAttached(true) // what follows needs it, unless the device is gone
+	}
 	d.settings.mu.Lock()
 	lasting := d.lasting
 	d.settings.mu.Unlock()
-	if l, err := d.link(); err == nil && d.config.MultiQueue && l.tun.queues > 1 {
+	if l, err := d.link(); err == nil && d.config.MultiQueue && l.tun.queues > own {
 		lasting = true // others go on using it as it is
 	}
 	var errs [3]error

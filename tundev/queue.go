@@ -212,6 +212,22 @@ func (q *Queue) Close() error {
 	return q.file.Close()
 }
 
+// SetOffload is Device.SetOffload, which all queues share, for a device that has the virtio-net header.
+func (q *Queue) SetOffload(flags int) error {
+	// netlink knows no such thing, and no privilege is needed
+	return q.set(unix.TUNSETOFFLOAD, flags, "set offload")
+}
+
+// SetCarrier says whether the cable is plugged in, so to speak (Linux 5.0). Without carrier the interface takes no
+// packets and routing daemons look elsewhere. Open always leaves it on.
+func (q *Queue) SetCarrier(on bool) error {
+	value := 0
+	if on {
+		value = 1
+	}
+	return q.setPointed(unix.TUNSETCARRIER, value, "set carrier")
+}
+
 // control runs a system call on the descriptor and gives its error.
 func (q *Queue) control(fn func(fd int) error) error {
 	var inner error
