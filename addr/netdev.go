@@ -28,6 +28,7 @@ type netdev struct {
 	vnet       bool // packets have a virtio-net header on the descriptor
 	lead       int  // bytes of packet information on the descriptor, in front of that: 0 or piLen
 	setOffload func(flags int) error
+	probed     bool                                           // uso is known, and the device is set up
 	shared     bool                                           // other queues of the device have the same offloads
 	deviceMTU  func() (int, error)                            // asks for the MTU; nil: segments of any size go
 	mtu        int                                            // what it said last
@@ -85,6 +86,9 @@ func (n *netdev) attach(ep *relay.Endpoint, mode Mode) error {
 	}
 	if n.vnet && n.setOffload != nil && mode == ReadWrite {
 		ep.Offload = n
+		if n.probed {
+			return nil
+		}
 		if n.shared {
 			// Taking offloads away until the peer is known would take them from sessions that have one. Whole GSO packets that come meanwhile are split here.
 			n.uso = n.setOffload(allOffloads|tundev.OffloadUSO4|tundev.OffloadUSO6) == nil

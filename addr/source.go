@@ -37,6 +37,8 @@ type Env struct {
 	Linger time.Duration
 	// MAC is the MAC address of a TAP device of a fixed name that is made and has no option mac; nil leaves it to the kernel.
 	MAC net.HardwareAddr
+	// Queues is how many connections at most share a TUN or TAP device, each with a queue of its own; below 2 it has a single one. See relay.Endpoint.Queue.
+	Queues int
 	// Tunnel says that the address on the other side is a network device.
 	Tunnel bool
 	// State is called when the address reaches a state, with NAME=value pairs about it; it does not wait. nil: nobody asks.

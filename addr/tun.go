@@ -305,6 +305,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		return nil, err
 	}
 	c.Logf, c.Warnf = env.Log.Infof, env.Log.Warnf
+	c.MultiQueue = c.MultiQueue || env.Queues > 1
 	if c.Kind == tundev.TAP && c.Name != "" && !strings.Contains(c.Name, "%") {
 		c.NewMAC = env.MAC
 	}
@@ -331,20 +332,11 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 	if c.Kind == tundev.TAP {
 		ep.Traffic = relay.TAP
 	}
-	half, err := newNetdev(dev.SyscallConn, dev, c.Kind == tundev.TAP, c.VNetHdr)
+	d := &queues{ep: ep, dev: dev, config: &c, carrier: optCarrier.Or(b, false), mode: b.Mode}
+	if err = d.attach(ep, dev.Queue); err == nil && env.Queues > 1 {
+		err = d.lend(env.Queues)
+	}
 	if err != nil {
-		dev.Close()
-		return nil, err
-	}
-	if c.PI {
-		half.lead = piLen
-	}
-	half.setOffload, half.shared = dev.SetOffload, c.MultiQueue
-	if optCarrier.Or(b, false) {
-		ep.Carrier = dev.SetCarrier
-	}
-	half.deviceMTU, half.mtu = dev.MTU, mtu
-	if err := half.attach(ep, b.Mode); err != nil {
 		dev.Close()
 		return nil, err
 	}

@@ -101,6 +101,9 @@ type Endpoint struct {
 	OnePack func(err error) bool // says that a read or write error concerned one packet only, so that the relay counts it and goes on; nil: none does
 	Offload Offload              // nil: packets are always complete
 	Carrier func(on bool) error  // tells the device whether there is a link (option carrier); nil: it does not follow
+	// Queue takes a queue that nobody uses of a device with several, as an endpoint of its own, whose Close gives it back. What stands beside it in this struct then
+	// serves to describe the device, not to move packets. nil: the endpoint is all there is.
+	Queue func() (*Endpoint, error)
 
 	// Admit is asked once in each session, before the first packet moves, when the peer is known as far as it will be: an error ends the session, and the peer is told. peer is the endpoint on the
 	// other side. nil: everybody is welcome.

@@ -111,7 +111,7 @@ const (
 	CapStats     Caps = 1 << 10 // wants FrameStats
 	CapCompress  Caps = 1 << 12 // reserved: FrameCompressed; a hello field says which kinds
 	CapHub       Caps = 1 << 13 // reserved: has other peers behind it
-	CapStreams   Caps = 1 << 14 // reserved: joins several streams into one link
+	CapStreams   Caps = 1 << 14 // joins several streams into one link, as Hello.Streams says
 )
 
 // A Hello is what one end says of itself.
@@ -135,6 +135,8 @@ type Hello struct {
 	Peer  Nonce    // with Ack: the nonce of the hello that was heard
 	Link  [16]byte // identity of the link, the same in each of its sessions; zero: none
 
+	Streams Streams // of which the link may consist; zero: one
+
 	Software string // name and version, for people; "" leaves it out
 	Reason   string // with Refuse: why, for people; "" leaves it out
 	// Control is one link frame of a control type, header included, on
@@ -154,6 +156,7 @@ const (
 	fieldSoftware = 0x01
 	fieldReason   = 0x02
 	fieldControl  = 0x03
+	fieldStreams  = 0x04
 )
 
 // ErrNotHello says that a packet is no hello but the user's own.
@@ -202,7 +205,7 @@ func (h *Hello) check() error {
 	case len(h.Control) > MaxHelloControl:
 		return &HelloError{fmt.Sprintf("a control frame of %d bytes is longer than %d", len(h.Control), MaxHelloControl)}
 	}
-	return nil
+	return h.Streams.check()
 }
 
 // appendBody appends the body, which check has passed.
@@ -227,6 +230,7 @@ func (h *Hello) appendBody(dst []byte) ([]byte, error) {
 	dst = appendField(dst, fieldSoftware, h.Software)
 	dst = appendField(dst, fieldReason, h.Reason)
 	dst = appendField(dst, fieldControl, h.Control)
+	dst = appendField(dst, fieldStreams, h.Streams.value())
 	n := len(dst) - start + helloSum
 	if n > maxHelloBody {
 		return dst[:start], &HelloError{fmt.Sprintf("a body of %d bytes is longer than %d", n, maxHelloBody)}
@@ -311,6 +315,11 @@ func (h *Hello) parseFields(b []byte) error {
 				return err
 			}
 			h.Control = value
+		case fieldStreams:
+			var err error
+			if h.Streams, err = parseStreams(value); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -113,6 +113,7 @@ func TestHelloErrorsAreWords(t *testing.T) {
 		{"bad-hello-kind", "hello: unknown device kind 9"},
 		{"bad-hello-swapped", "hello: a hello of a tun device in a packet of a tap device"},
 		{"bad-hello-field", "hello: a field reaches beyond the end"},
+		{"bad-hello-streams", "hello: stream number 4 of a link of 4, counted from 0"},
 		{"bad-hello-control", "hello: its control field is not one control frame"},
 	} {
 		b, _ := vector(t, c.name)

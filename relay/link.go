@@ -158,6 +158,10 @@ func newLink(s *Session, dev, stream *Endpoint) *link {
 	if dev.Traffic == TAP {
 		l.own.Kind = DeviceTAP
 	}
+	if s.cfg.Streams.Count > 0 && stream.Traffic == Stream {
+		l.own.Streams = s.cfg.Streams
+		l.own.Caps |= CapStreams
+	}
 	if dev.Offload != nil && stream.Traffic == Stream {
 		l.own.Caps |= dev.Offload.Caps()
 	}
@@ -419,7 +423,7 @@ func (l *link) heard(h *Hello, err error) error {
 
 // admit lets the peer of a hello in, or tells it why not.
 func (l *link) admit(h *Hello) error {
-	err := l.s.admit(PeerInfo{Identity: h.Link, Framing: FramingLink.String(), MTU: int(h.MTU), Software: h.Software, Framed: true})
+	err := l.s.admit(PeerInfo{Identity: h.Link, Framing: FramingLink.String(), MTU: int(h.MTU), Software: h.Software, Framed: true, Streams: h.Streams})
 	if err != nil {
 		l.refuse(h, err.Error())
 		return errors.Wrap(err, l.stream.Label)

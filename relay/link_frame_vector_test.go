@@ -139,6 +139,7 @@ func TestHelloVectors(t *testing.T) {
 		{"hello-refuse", Hello{Kind: DeviceTUN, Ack: true, Refuse: true, MTU: 1500, Caps: caps, Nonce: nonceB, Peer: nonceA, Reason: "this end is tun, yours is tap"}, true},
 		{"hello-unknown", Hello{Kind: DeviceTAP, MTU: 1500, Caps: caps | 0xff000000, Nonce: nonceA, Software: software}, false},
 		{"hello-control", Hello{Kind: DeviceTUN, Ack: true, MTU: 1500, Caps: caps, Nonce: nonceB, Peer: nonceA, Control: AppendPing(nil, 0x0102030405060708)}, true},
+		{"hello-streams", Hello{Kind: DeviceTAP, MTU: 1500, Caps: caps | CapStreams, Nonce: nonceA, Streams: Streams{Name: Nonce{0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8}, Number: 1, Count: 4}}, true},
 		{"hello-text", Hello{Kind: DeviceTUN, Ack: true, Refuse: true, MTU: 1500, Caps: caps, Nonce: nonceB, Peer: nonceA, Reason: "no?[2J ?ä"}, false},
 	} {
 		t.Run(v.name, func(t *testing.T) {

@@ -7,6 +7,7 @@ type PeerInfo struct {
 	MTU      int      // of the peer's device in bytes, 0: not known
 	Software string   // name and version that the peer gave, made printable; "" if it gave none
 	Framed   bool     // packets keep their borders
+	Streams  Streams  // of which the peer says its link consists; zero: it takes one only
 }
 
 // admit is called once in each session, before the first packet moves to or from a device and before the peer is told that it may send: when the peer is known or is taken as it is.

@@ -24,6 +24,7 @@ type Config struct {
 	Dump       *Dump // -v -x -r -R: sees everything that passes; nil: nobody looks
 
 	Identity [16]byte // of the tunnel, told to the peer; zero: none
+	Streams  Streams  // told to the peer: this session is one of several of one tunnel, or may be; zero: it is the only one
 	// Admit is called once before the first packet moves: an error ends the session, and the peer is told. nil: everybody is welcome.
 	Admit func(PeerInfo) error
 	// Up is called once when traffic can flow; it must return soon.
