@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tunsplice/addr"
@@ -18,49 +20,50 @@ import (
 	"github.com/pkg/errors"
 )
 
-// Option reconnect: the device stays open, and one connection after the other is joined to it.
+// Options reconnect and streams: the device stays open, and one connection after the other is joined to it, or several at the same time.
 //
-//	open the device --> connect, or accept --> seat.admit: the peer takes the device --> session ends --> pause --> connect ...
+//	open the device --> connect, or accept --> seats.sit: the peer takes the device --> session ends --> pause --> connect ...
 //
 // A listening address goes on accepting while a session runs, because the peer of that session may be gone without a word: a connection of the same link identity takes its
 // place at once. The device is made again if somebody deletes it.
+//
+// With streams each connection has a queue of the device, and the kernel gives each flow to one of them. The end that connects names the tunnel in its hellos, and opens the second connection
+// once the first is up and the peer has said how many it takes. Without reconnect the tunnel ends with its last connection.
 
-// lasting is one run with option reconnect.
+// lasting is one run with option reconnect or streams.
 type lasting struct {
 	p        *invocation
 	dev, way *addr.Address
 	swapped  bool // dev is the left address
+	again    bool // option reconnect
 	pause    addr.Backoff
+	streams  int // connections that the tunnel has at most
+	name     relay.Nonce
 	identity [16]byte
+	together *together // what is told of a tunnel of several connections
 
 	kept   *relay.Kept // the device
 	source addr.Source // that it is of; nil: it is not open
+	made   atomic.Int64
+	seats  *seats
 
-	mu     sync.Mutex
-	holder *sitting   // nil: no session has the device
-	wait   []*sitting // sessions whose peer is not known yet, the oldest first
-	said   string     // the last complaint, which is not said again and again
+	mu      sync.Mutex
+	said    string           // the last complaint, which is not said again and again
+	most    int              // how many connections the peer takes, 0: not known
+	dialing map[int]bool     // numbers of the connections that are being made and used, but for the first
+	further func(number int) // begins one of these
 }
 
-// sitting is one session that has the device or wants it.
-type sitting struct {
-	session *relay.Session
-	info    relay.PeerInfo
-	take    func() error
-	over    chan struct{} // closed when the session has ended
-}
-
-// mostWaiting bounds the connections that may be open without their peer being known.
-const mostWaiting = 32
-
-// busyWait is how long a newcomer that can't be told apart from others waits for the session before it to end.
-const busyWait = time.Second
-
-// checkLasting checks how option reconnect goes with the rest of the command line.
+// checkLasting checks how the options reconnect and streams go with the rest of the command line.
 func checkLasting(left, right *addr.Address) error {
 	_, leftAgain := left.Reconnects()
 	_, rightAgain := right.Reconnects()
 	way, other := left, right
+	if left.Streams() > 1 || right.Streams() > 1 {
+		if err := checkStreams(left, right); err != nil {
+			return err
+		}
+	}
 	switch {
 	case !leftAgain && !rightAgain:
 		return nil
@@ -79,14 +82,41 @@ func checkLasting(left, right *addr.Address) error {
 	return nil
 }
 
+// checkStreams checks that option streams has connections on one side and a device with queues on the other.
+func checkStreams(left, right *addr.Address) error {
+	way, dev := left, right
+	if right.Streams() > 1 {
+		way, dev = right, left
+	}
+	_, again := dev.Reconnects()
+	switch {
+	case dev.Streams() > 1, again:
+		return hinted{errors.Errorf("%q and %q: only one of the addresses can have option streams or reconnect", left.Text, right.Text), "the other one is the device"}
+	case !dev.HasQueues():
+		return hinted{errors.Errorf("%q: option streams needs a TUN or TAP address on the other side, used in both directions, not %q", way.Text, dev.Text),
+			"the kernel spreads the flows of such a device over the connections; a byte stream can't be taken apart"}
+	}
+	return nil
+}
+
+// lasts says whether a command line is for last.
+func lasts(left, right *addr.Address) bool {
+	_, leftAgain := left.Reconnects()
+	_, rightAgain := right.Reconnects()
+	return leftAgain || rightAgain || left.Streams() > 1 || right.Streams() > 1
+}
+
 // last joins a device to one peer after the other until ctx ends.
 func (p *invocation) last(ctx context.Context, left, right *addr.Address) error {
-	l := &lasting{p: p, dev: right, way: left}
-	var again bool
-	if l.pause, again = left.Reconnects(); !again {
+	l := &lasting{p: p, dev: right, way: left, together: &together{p: p.states.program}, dialing: map[int]bool{}}
+	if left.IsDevice() {
 		l.dev, l.way, l.swapped = left, right, true
-		l.pause, _ = right.Reconnects()
 	}
+	l.pause, l.again = l.way.Reconnects()
+	if l.streams = l.way.Streams(); l.streams > 1 && !l.way.Listens() {
+		l.name = relay.NewNonce()
+	}
+	l.seats = newSeats(l.streams, l.swapped, p.log)
 	if err := l.open(ctx); err != nil {
 		return err
 	}
@@ -130,7 +160,10 @@ func (l *lasting) mac() net.HardwareAddr {
 // open opens the device.
 func (l *lasting) open(ctx context.Context) error {
 	env := l.p.env(nil, l.p.log, l.p.states.program, true)
-	env.MAC = l.mac()
+	env.Queues = l.streams
+	if l.again {
+		env.MAC = l.mac()
+	}
 	src, err := l.dev.Open(ctx, env)
 	if err != nil {
 		return err
@@ -160,36 +193,93 @@ func (l *lasting) close() error {
 	return err
 }
 
-// mend makes the device again if it is gone. No session has it.
-func (l *lasting) mend(ctx context.Context, cause error) error {
+// mend makes the device again if it is gone, once nobody has it. made is the one that a session has found gone.
+func (l *lasting) mend(ctx context.Context, cause error, made int64) error {
 	if !tundev.IsGone(cause) {
 		return nil
+	}
+	me := &sitting{over: make(chan struct{})}
+	defer l.seats.leave(me)
+	if err := l.seats.sit(ctx, me, time.Minute); err != nil || l.made.Load() != made {
+		return nil // somebody has the device, and so it works
 	}
 	l.p.log.Warnf("%s: the device was deleted; making it again", l.dev.Text)
 	if err := l.close(); err != nil {
 		l.p.log.Infof("%s: %v", l.dev.Text, err)
 	}
+	l.made.Add(1)
 	return l.open(ctx)
 }
 
-// dial connects again and again.
+// dial connects, with reconnect again and again, with streams several times.
 func (l *lasting) dial(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	var mu sync.Mutex
+	var result error // of the connection that ends last
+	active := 0
+	stream := func(number int) {
+		mu.Lock()
+		active++
+		mu.Unlock()
+		running.Go(func() {
+			err := l.dialStream(ctx, number)
+			mu.Lock()
+			defer mu.Unlock()
+			if active--; active > 0 && !l.again && ctx.Err() == nil {
+				l.lost(number, active, err)
+				return
+			}
+			if result = err; err != nil {
+				cancel(err)
+			}
+		})
+	}
+	l.further = stream
+	stream(0)
+	running.Wait()
+	return result
+}
+
+// lost tells of a connection that is not made again, while others go on.
+func (l *lasting) lost(number, others int, err error) {
+	if err != nil {
+		l.p.log.Warnf("connection %d of the tunnel: %s; it goes on with %d", number+1, err, others)
+		return
+	}
+	l.p.log.Noticef("connection %d of the tunnel has ended; it goes on with %d", number+1, others)
+}
+
+// dialStream makes one of the connections of a tunnel, with reconnect again and again.
+func (l *lasting) dialStream(ctx context.Context, number int) error {
+	log := l.p.log
+	if l.streams > 1 {
+		log = log.With("connection " + strconv.Itoa(number+1))
+	}
 	wait := l.pause.Min
 	for {
-		began, up := time.Now(), false
-		ep, src, err := l.connect(ctx)
+		began := time.Now()
+		me := &sitting{over: make(chan struct{}), number: number, party: l.name}
+		ep, src, err := l.connect(ctx, number)
 		if err == nil {
-			up, err = l.session(ctx, ep, l.p.log, false)
+			err = l.session(ctx, ep, log, me, false)
 			src.Close()
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		l.complain(err)
-		if err := l.mend(ctx, err); err != nil {
+		if !l.again {
 			return err
 		}
-		if up && time.Since(began) > 2*l.pause.Max {
+		l.complain(err)
+		if err := l.mend(ctx, err, me.made); err != nil {
+			return err
+		}
+		if number > 0 && !l.wanted(number) {
+			return nil
+		}
+		if me.up && time.Since(began) > 2*l.pause.Max {
 			wait = l.pause.Min
 		}
 		// A little chance, so that many clients of one server do not come all at once.
@@ -200,9 +290,41 @@ func (l *lasting) dial(ctx context.Context) error {
 	}
 }
 
+// wanted says whether a further connection is to be made again: not if the tunnel has none at the moment, since the first to come up then sees to the others.
+func (l *lasting) wanted(number int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if number < l.most && l.seats.taken() {
+		return true
+	}
+	delete(l.dialing, number)
+	return false
+}
+
+// joined begins the further connections that the peer takes, once one is up.
+func (l *lasting) joined(info relay.PeerInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := min(l.streams, max(1, int(info.Streams.Count)))
+	if most < l.streams && most != l.most {
+		l.p.log.Warnf("the peer takes %d of the %d connections that option streams asks for: it is needed at both ends", most, l.streams)
+	}
+	l.most = most
+	for i := 1; i < most; i++ {
+		if !l.dialing[i] {
+			l.dialing[i] = true
+			l.further(i)
+		}
+	}
+}
+
 // connect opens the way once.
-func (l *lasting) connect(ctx context.Context) (*relay.Endpoint, addr.Source, error) {
-	src, err := l.way.Open(ctx, l.p.env(l.kept.Endpoint().Env, l.p.log, l.p.states.program, true))
+func (l *lasting) connect(ctx context.Context, number int) (*relay.Endpoint, addr.Source, error) {
+	env := l.p.env(l.kept.Endpoint().Env, l.p.log, l.p.states.program, true)
+	if number > 0 {
+		env.State = nil // the first connection has told of it
+	}
+	src, err := l.way.Open(ctx, env)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -255,21 +377,15 @@ func (l *lasting) serve(ctx context.Context) error {
 		if ep, err = src.Next(ctx); err != nil {
 			break
 		}
-		running.Go(func() {
-			log := l.p.log.With(ep.Label)
-			_, err := l.session(ctx, ep, log, true)
-			if err != nil && ctx.Err() == nil {
-				log.Warnf("%s", err)
-			}
-			if tundev.IsGone(err) {
-				if err := l.mendServing(ctx, err); err != nil {
-					cancel(err)
-				}
-			}
-		})
+		me := &sitting{over: make(chan struct{})}
+		running.Go(func() { l.serveOne(ctx, ep, me, cancel) })
 	}
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil && cause != ctx.Err() {
 		err = cause
+	}
+	var end over
+	if errors.As(err, &end) {
+		err = end.error
 	}
 	if cerr := src.Close(); cerr != nil {
 		l.p.log.Warnf("%s: %s", l.way.Text, cerr)
@@ -282,146 +398,79 @@ func (l *lasting) serve(ctx context.Context) error {
 	return err
 }
 
-// mendServing is mend while other sessions may want the device: they wait outside.
-func (l *lasting) mendServing(ctx context.Context, cause error) error {
-	me := &sitting{over: make(chan struct{})}
-	if err := l.sit(ctx, me, time.Minute); err != nil {
-		return nil // somebody has the device, and so it works
+// over is the end of a tunnel that is not made again: the cause of a cancelled context.
+type over struct{ error }
+
+// serveOne serves one connection. What ends the program is the cause of cancel.
+func (l *lasting) serveOne(ctx context.Context, ep *relay.Endpoint, me *sitting, cancel context.CancelCauseFunc) {
+	log := l.p.log.With(ep.Label)
+	err := l.session(ctx, ep, log, me, true)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case !l.again && !l.seats.wantedByAny():
+		cancel(over{err})
+		return
+	case err != nil:
+		log.Warnf("%s", err)
 	}
-	defer l.leave(me)
-	return l.mend(ctx, cause)
+	if !l.again {
+		return
+	}
+	if err := l.mend(ctx, err, me.made); err != nil {
+		cancel(err)
+	}
 }
 
-// session joins one connection to the device and closes it. up says that the peer had the device.
-func (l *lasting) session(ctx context.Context, ep *relay.Endpoint, log *relay.Log, serving bool) (up bool, err error) {
-	me := &sitting{over: make(chan struct{})}
-	defer l.leave(me)
+// session joins one connection to the device and closes it.
+func (l *lasting) session(ctx context.Context, ep *relay.Endpoint, log *relay.Log, me *sitting, serving bool) error {
+	defer l.seats.leave(me)
 	dev, take := l.kept.Lend()
 	me.take = take
 	left, right := ep, dev
 	if l.swapped {
 		left, right = dev, ep
 	}
-	following := l.p.states.session(ep.Label, serving)
+	var following follower = l.p.states.session(ep.Label, serving)
+	if l.streams > 1 {
+		following = l.together.connection()
+	}
 	adjust := func(c *relay.Config) {
 		c.Identity = l.identity
-		c.Admit = func(info relay.PeerInfo) error {
-			if err := l.admit(ctx, me, info); err != nil {
-				return err
-			}
-			up = true
-			return nil
+		if l.streams > 1 {
+			c.Streams = relay.Streams{Name: l.name, Number: uint8(me.number), Count: uint8(l.streams)}
 		}
+		c.Admit = func(info relay.PeerInfo) error { return l.admit(ctx, me, info, serving) }
 	}
-	begun := func(s *relay.Session) { l.arrive(me, s) }
-	err = untilDone(func(done func(error)) {
-		l.p.startTransfer(ctx, left, right, log, following, serving, adjust, begun, done)
+	begun := func(s *relay.Session) { l.seats.arrive(me, s) }
+	return untilDone(func(done func(error)) {
+		l.p.startTransfer(ctx, left, right, log, following, serving || l.streams > 1, adjust, begun, done)
 	})
-	return up, err
-}
-
-// arrive notes a session whose peer is not known yet. If there are too many the oldest has to go, so that connections that say nothing keep nobody out.
-func (l *lasting) arrive(me *sitting, s *relay.Session) {
-	l.mu.Lock()
-	me.session = s
-	l.wait = append(l.wait, me)
-	var oldest *sitting
-	if len(l.wait) > mostWaiting {
-		oldest = l.wait[0]
-		l.wait = l.wait[1:]
-	}
-	l.mu.Unlock()
-	if oldest != nil {
-		oldest.session.End(relay.CloseRefused, errors.New("too many connections of unknown peers"))
-	}
-}
-
-// known takes a session off the list of those with unknown peers. l.mu is held.
-func (l *lasting) known(me *sitting) {
-	for i, s := range l.wait {
-		if s == me {
-			l.wait = append(l.wait[:i], l.wait[i+1:]...)
-			return
-		}
-	}
-}
-
-// leave notes the end of a session.
-func (l *lasting) leave(me *sitting) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.known(me)
-	if l.holder == me {
-		l.holder = nil
-	}
-	close(me.over)
 }
 
 // admit lets the peer of a session have the device.
-func (l *lasting) admit(ctx context.Context, me *sitting, info relay.PeerInfo) error {
-	l.mu.Lock()
-	me.info = info
-	l.mu.Unlock()
-	if err := l.sit(ctx, me, busyWait); err != nil {
+func (l *lasting) admit(ctx context.Context, me *sitting, info relay.PeerInfo, serving bool) error {
+	number, party := me.number, me.party
+	if serving {
+		number, party = int(info.Streams.Number), info.Streams.Name
+	}
+	if number >= l.streams {
+		return errors.Errorf("this end takes %d connections for a tunnel, not %d: option streams says how many", l.streams, number+1)
+	}
+	l.seats.introduce(me, info, number, party)
+	if err := l.seats.sit(ctx, me, busyWait); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	l.said = ""
 	l.mu.Unlock()
-	return me.take()
-}
-
-// replaced returns the session that a peer takes the place of, or nil. l.mu is held.
-func (l *lasting) replaced(info relay.PeerInfo) *sitting {
-	old := l.holder
-	switch {
-	case old == nil || old.session == nil || info.Identity == [16]byte{}:
-		return nil
-	case old.info.Identity == info.Identity:
-		return old
-	case old.info.Identity == [16]byte{} && l.heardNothing(old):
-		return old // it may be anybody; who says a name is more
+	me.made = l.made.Load()
+	if err := me.take(); err != nil {
+		return err
+	}
+	me.up = true
+	if !serving && l.streams > 1 {
+		l.joined(info)
 	}
 	return nil
-}
-
-// heardNothing says that the peer of a session has not sent a packet yet.
-func (l *lasting) heardNothing(s *sitting) bool {
-	stats := s.session.Stats()
-	if l.swapped {
-		return stats.RightToLeft.Packets == 0
-	}
-	return stats.LeftToRight.Packets == 0
-}
-
-// sit waits for the device to be free, and makes a session go whose place this one takes.
-func (l *lasting) sit(ctx context.Context, me *sitting, patience time.Duration) error {
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	var told *sitting
-	for {
-		l.mu.Lock()
-		holder := l.holder
-		if holder == nil {
-			l.holder = me
-			l.known(me)
-			l.mu.Unlock()
-			return nil
-		}
-		old := l.replaced(me.info)
-		l.mu.Unlock()
-		if old != nil && old != told {
-			told = old
-			l.p.log.Noticef("a new connection of the same peer takes the place of the old one")
-			old.session.End(relay.CloseReplaced, nil)
-			limit.Reset(time.Minute) // it has been told to go
-		}
-		select {
-		case <-holder.over:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-limit.C:
-			return errors.New("the tunnel is in use by another peer")
-		}
-	}
 }

@@ -42,7 +42,7 @@ func (p *invocation) checkPrivileges(left, right *addr.Address) error {
 	_, rightAgain := right.Reconnects()
 	again := leftAgain || rightAgain
 	for _, a := range []*addr.Address{left, right} {
-		p.privileges.keep |= a.LaterCaps(again || openedForEach(a, left, right))
+		p.privileges.keep |= a.LaterCaps(again || a.Streams() > 1 || openedForEach(a, left, right))
 	}
 	if p.Drop && onAllThreads(unix.SYS_GETPID, 0, 0, 0, 0) != nil {
 		return hinted{errors.New("--drop: this program was built with cgo, in which a Go program can't change all its threads"), "build it with CGO_ENABLED=0"}

@@ -254,10 +254,7 @@ func (p *invocation) env(peer []string, log *relay.Log, pr *progress, forked boo
 // As a rule the left address is opened first and the right one when the left has its peer. An address with fork is the outer one, on whichever side it stands: it is
 // opened once, and for each of its peers the other address is opened anew. (socat opens the left address once and lets all peers of a forking right address share it.)
 func (p *invocation) join(ctx context.Context, left, right *addr.Address) error {
-	if _, again := left.Reconnects(); again {
-		return p.last(ctx, left, right)
-	}
-	if _, again := right.Reconnects(); again {
+	if lasts(left, right) {
 		return p.last(ctx, left, right)
 	}
 	outer, inner, swapped := left, right, false
@@ -418,7 +415,7 @@ func closeUnused(ep *relay.Endpoint, log *relay.Log) {
 
 // startTransfer starts a session between two open endpoints, and closes them; done is called at its end. What the session is to have in its configuration beyond what the command line
 // says is added by adjust, and begun is told of the session before it runs; both may be nil.
-func (p *invocation) startTransfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, following *progress, forked bool,
+func (p *invocation) startTransfer(ctx context.Context, left, right *relay.Endpoint, log *relay.Log, following follower, forked bool,
 	adjust func(c *relay.Config), begun func(*relay.Session), done func(error)) {
 	dump, closeDump, err := p.dump(left, right)
 	if err == nil {

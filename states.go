@@ -47,6 +47,13 @@ type progress struct {
 	vars []string // NAME=value pairs that are known by now
 }
 
+// follower is told how far a session has come.
+type follower interface {
+	connected(left, right *relay.Endpoint)
+	up(peer relay.PeerInfo)
+	down(err error)
+}
+
 // newStates returns states that nobody follows yet.
 func newStates(log *relay.Log, sink *logSink, ready *readiness, h *hook) *states {
 	s := &states{log: log, sink: sink, ready: ready, hook: h}
@@ -171,6 +178,46 @@ func (p *progress) down(err error) {
 	p.last = addr.StateDown
 	p.mu.Unlock()
 	p.s.tell(addr.StateDown, p.session, vars, e)
+}
+
+// together is the progress of a tunnel of several connections: up while one of them is.
+type together struct {
+	p  *progress
+	mu sync.Mutex // held while p is told, so that what it is told comes in order
+	n  int        // connections that are up
+}
+
+// connection returns the follower of one connection.
+func (t *together) connection() follower { return &oneOfMany{t: t} }
+
+// oneOfMany is one connection of a tunnel.
+type oneOfMany struct {
+	t           *together
+	left, right *relay.Endpoint
+	isUp        bool
+}
+
+func (o *oneOfMany) connected(left, right *relay.Endpoint) { o.left, o.right = left, right }
+
+func (o *oneOfMany) up(peer relay.PeerInfo) {
+	o.t.mu.Lock()
+	defer o.t.mu.Unlock()
+	o.isUp = true
+	if o.t.n++; o.t.n == 1 {
+		o.t.p.connected(o.left, o.right)
+		o.t.p.up(peer)
+	}
+}
+
+func (o *oneOfMany) down(err error) {
+	o.t.mu.Lock()
+	defer o.t.mu.Unlock()
+	if !o.isUp {
+		return
+	}
+	if o.t.n--; o.t.n == 0 {
+		o.t.p.down(err)
+	}
 }
 
 // tell passes a change on. vars are not altered any more.

@@ -58,6 +58,9 @@ func (b *Bound) checkEvery() error {
 	if err := b.checkHub(); err != nil {
 		return err
 	}
+	if err := b.checkStreams(); err != nil {
+		return err
+	}
 	return b.checkHalves()
 }
 

@@ -107,7 +107,7 @@ func (a *Address) IsDevice() bool {
 // serves says that a listening address goes on after its first peer.
 func (b *Bound) serves() bool {
 	_, again := optReconnect.Get(b)
-	return optFork.Or(b, false) || again
+	return optFork.Or(b, false) || again || b.streams() > 1
 }
 
 // keepUp sets an endpoint up for the options above.
