@@ -250,7 +250,7 @@ func busyDevice(err error) error {
 	if !errors.Is(err, unix.EBUSY) {
 		return err
 	}
-	hint := "several peers of one listening address can share a device: option hub"
+	hint := "several peers of one listening address can share a device: option hub; several programs, each with a part of the flows: multi-queue at all of them"
 	if known := tundev.Advice(err); known != "" {
 		hint = known + "; " + hint
 	}

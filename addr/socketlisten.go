@@ -231,6 +231,9 @@ func (l *listener) Next(ctx context.Context) (*relay.Endpoint, error) {
 		switch {
 		case err == nil && ep != nil:
 			l.running.endWith(ep)
+			if l.b.streams() > 1 { // the peer has come; accept-timeout does not limit how long its tunnel lasts
+				l.timeout = 0
+			}
 			return ep, nil
 		case err != nil && !l.fork:
 			l.running.end()

@@ -5,7 +5,7 @@ import "fmt"
 // MostStreams is the greatest number of streams that one link may have.
 const MostStreams = 64
 
-// Streams says in a hello that a link may consist of several streams, each of which carries packets of its own (docs/link.md, chapter 11). The end that connects names the link, so
+// Streams says in a hello that a link may consist of several streams, each of which carries packets of its own (docs/link.md, chapter 14). The end that connects names the link, so
 // that the one that listens knows which streams belong together.
 //
 // In the hello: name 8 bytes, number 1, count 1.

@@ -97,7 +97,7 @@ func adviseAttach(c *Config, err error) string {
 		return fmt.Sprintf("%s is a %s device, and a %s device was asked for", c.Name, there.tun.kind, c.Kind)
 	case errors.Is(err, unix.EINVAL) && there != nil && there.tun.multiQueue != c.MultiQueue:
 		if c.MultiQueue {
-			return c.Name + " was made with a single queue, and multi-queue was asked for"
+			return c.Name + " was made with a single queue, and several were asked for (ip tuntap add ... multi_queue makes one that has them)"
 		}
 		return c.Name + " was made with multi-queue, which must be asked for"
 	case errors.Is(err, unix.E2BIG):

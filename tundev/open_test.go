@@ -161,7 +161,7 @@ func TestOpenFails(t *testing.T) {
 		{"exclusive", Config{Name: "busy", Exclusive: true}, unix.EBUSY, "busy", "exists already"},
 		{"kind swapped", Config{Name: "busy", Kind: TAP}, unix.EINVAL, "attach tap device busy", "busy is a tun device, and a tap"},
 		{"single for many", Config{Name: "many"}, unix.EINVAL, "many", "was made with multi-queue"},
-		{"many for single", Config{Name: "busy", MultiQueue: true}, unix.EINVAL, "busy", "was made with a single queue"},
+		{"many for single", Config{Name: "busy", MultiQueue: true}, unix.EINVAL, "busy", "ip tuntap add ... multi_queue"},
 		{"another kind", Config{Name: "other"}, unix.EINVAL, "other", "of another kind, bridge"},
 		{"hardware", Config{Name: "lo"}, unix.EINVAL, "lo", "no tun or tap device"},
 		{"bridge is none", Config{Name: "x", Kind: TAP, Bridge: "busy"}, unix.EINVAL, "join bridge busy", "not a bridge"},
