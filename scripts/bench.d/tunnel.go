@@ -26,6 +26,7 @@ type tunnelCase struct {
 	iperf   []string // more options
 	pi      bool     // the device has packet information
 	udp     bool     // tunsplice and its like go over UDP too
+	streams int      // connections of tunsplice and its like, 0: one
 	// A case of datagrams instead of streams: the size of the payload, and how many go in one packet with UDP GSO; 0: the case has streams.
 	datagram, segments int
 }
@@ -64,6 +65,8 @@ func tunnelCases() []benchCase {
 	add("tunnel-l2", "the same with TAP", tunnelCase{tap: true}, "", append([]aim{twelve, direct, cheap}, queue...)...)
 	add("tunnel-4", "TUN tunnel, four streams", tunnelCase{iperf: []string{"-P", "4"}}, "", twelve, cheap)
 	add("tunnel-bidir", "TUN tunnel, a stream in each direction at once; the sum of both", tunnelCase{iperf: []string{"--bidir"}}, "", twelve, cheap)
+	add("tunnel-4-streams", "the tunnel of tunnel-4 with streams=2 (peers: those of tunnel-4)", tunnelCase{iperf: []string{"-P", "4"}, streams: 2}, "tunnel-4")
+	add("tunnel-bidir-streams", "the tunnel of tunnel-bidir with streams=2 (peers: those of tunnel-bidir)", tunnelCase{iperf: []string{"--bidir"}, streams: 2}, "tunnel-bidir")
 	add("tunnel-u16", "TAP tunnel with framing=u16: no offloads on the wire (peers: those of tunnel-l2)", tunnelCase{tap: true, framing: "u16"}, "tunnel-l2", framed)
 	add("tunnel-qemu", "TAP tunnel with framing=qemu: no offloads on the wire (peers: those of tunnel-l2)", tunnelCase{tap: true, framing: "qemu"}, "tunnel-l2", framed)
 	add("tunnel-udp-64", "TUN tunnel, datagrams of 64 bytes as fast as they can be sent; those that came", tunnelCase{datagram: 64}, "", udp)

@@ -63,6 +63,9 @@ func tunnelTCP(p *program) tunnel {
 			right = fmt.Sprintf("UDP-SENDTO:%s:%d,bind=%s:%d", nearWire, port, farWire, port)
 			there = func() bool { return true } // either may begin
 		}
+		if t.streams > 0 {
+			options += fmt.Sprintf(",streams=%d", t.streams)
+		}
 		switch t.secret {
 		case "psk":
 			key, err := b.keyFile()
