@@ -65,3 +65,43 @@ func TestMultiQueue(t *testing.T) {
 		})
 	}
 }
+
+// With reconnect a program whose connection is away leaves its flows to the others.
+func TestMultiQueueReconnect(t *testing.T) {
+	l := newLab(t)
+	var ends [2][2]*background
+	for i, port := range []string{"4201", "4202"} {
+		dev := func(host string) string { return "TUN:172.0.0." + host + "/24,up,iff-no-pi,tun-name=ts0,multi-queue" }
+		ends[0][i] = l.start(on(l.a, "tunsplice", "-d", "-d", "TCP-LISTEN:"+port+",reuseaddr,reconnect", dev("1"))...)
+		ends[1][i] = l.start(on(l.b, "tunsplice", "-d", "-d", "TCP:10.74.68.1:"+port+",reconnect", dev("2"))...)
+	}
+	say := func() string {
+		return ends[0][0].output() + ends[0][1].output() + ends[1][0].output() + ends[1][1].output()
+	}
+	queues := func(n string) {
+		t.Helper()
+		eventually(t, n+" queues at each end", func() bool {
+			for _, ns := range []string{l.a, l.b} {
+				out, err := exec.Command("ip", "-n", ns, "-d", "link", "show", "ts0").Output()
+				if err != nil || !strings.Contains(string(out), "numqueues "+n+" ") {
+					return false
+				}
+			}
+			return true
+		}, say)
+	}
+	queues("2")
+	l.ping("172.0.0.1", say)
+	ends[1][0].stop(os.Kill)
+	queues("1")
+	for range 5 {
+		l.transfer(1<<16, say)
+	}
+	for _, ns := range ends {
+		for _, p := range ns {
+			if p != ends[1][0] && p.stop(os.Interrupt) != 130 {
+				t.Errorf("did not end in order\n%s", say())
+			}
+		}
+	}
+}

@@ -37,7 +37,8 @@ type Env struct {
 	Linger time.Duration
 	// MAC is the MAC address of a TAP device of a fixed name that is made and has no option mac; nil leaves it to the kernel.
 	MAC net.HardwareAddr
-	// Queues is how many connections at most share a TUN or TAP device, each with a queue of its own; below 2 it has a single one. See relay.Endpoint.Queue.
+	// Queues is how many connections at most have a TUN or TAP device at the same time, of those that come and go; 0: one has it from beginning to end. Several get a queue each, and so does
+	// one with option multi-queue. See relay.Endpoint.Queue.
 	Queues int
 	// Tunnel says that the address on the other side is a network device.
 	Tunnel bool

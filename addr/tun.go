@@ -333,7 +333,7 @@ func openTun(_ context.Context, b *Bound, env *Env) (Source, error) {
 		ep.Traffic = relay.TAP
 	}
 	d := &queues{ep: ep, dev: dev, config: &c, carrier: optCarrier.Or(b, false), mode: b.Mode}
-	if err = d.attach(ep, dev.Queue); err == nil && env.Queues > 1 {
+	if err = d.attach(ep, dev.Queue); err == nil && c.MultiQueue && env.Queues > 0 {
 		err = d.lend(env.Queues)
 	}
 	if err != nil {
