@@ -33,6 +33,8 @@ func (p *invocation) explain(w io.Writer, left, right *addr.Address) error {
 		fmt.Fprintf(b, "  for each peer of the left address the right one is opened anew\n")
 	case right.Forks():
 		fmt.Fprintf(b, "  for each peer of the right address the left one is opened anew\n")
+	case lasts(left, right):
+		fmt.Fprintf(b, "  the device is opened first, and stays as long as the program\n")
 	default:
 		fmt.Fprintf(b, "  the left address is opened first, the right one when the left has its peer\n")
 	}

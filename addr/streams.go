@@ -11,7 +11,7 @@ import (
 // A tunnel of several connections.
 
 var optStreams = declare(kindUint, Option{Name: "streams", Groups: GPACKETS, Phase: PhInit, Ours: true,
-	Doc: "how many connections at most a tunnel of a TUN or TAP device consists of, each with a queue of the device; the kernel gives each flow to one of them ; it is needed at both ends, and the smaller number counts (default 1)"})
+	Doc: "how many connections at most a tunnel of a TUN or TAP device consists of, each with a queue of the device; the kernel gives each flow to one of them; it is needed at both ends, and the smaller number counts (default 1)"})
 
 // streams returns how many connections the address may have for one tunnel.
 func (b *Bound) streams() int { return max(1, int(optStreams.Or(b, 1))) }
