@@ -328,7 +328,7 @@ func TestTunnels(t *testing.T) {
 func (l *lab) framesPass(from, iface, to string, say func() string) {
 	l.t.Helper()
 	pcap := filepath.Join(l.dir, "pcap")
-	dump := l.start(on(to, "tcpdump", "-i", "ts0", "-U", "-w", pcap, "-s", "0")...)
+	dump := l.start(on(to, "tcpdump", "-i", "ts0", "--immediate-mode", "-U", "-w", pcap, "-s", "0")...)
 	eventually(l.t, "tcpdump listens", func() bool { return strings.Contains(dump.output(), "listening on") }, dump.output)
 	frames := map[string]string{
 		"VLAN":                "ffffffffffff 020000000001 8100 0064 0800 4500001c000100004011" + "0000 0a000001 0a000002 00010002 0008 0000",
