@@ -181,10 +181,11 @@ func (l *lab) moveUDP(from, to, address string, size, segment int, set func(fd i
 }
 
 func TestOffloads(t *testing.T) {
-	// pi names the hosts whose device has packet information. u16 and qemu are the same code.
-	for _, c := range []struct{ framing, kind, pi string }{
-		{"link", "tun", ""}, {"link", "tap", ""}, {"u16", "tun", ""}, {"qemu", "tap", ""}, {"udp", "tun", ""},
-		{"link", "tun", "ab"}, {"link", "tun", "b"}, {"link", "tap", "a"}, {"u16", "tun", "ab"}, {"udp", "tap", "ab"},
+	// pi names the hosts whose device has packet information, edge those where an INTERFACE is the tunnel's end. u16 and qemu are the same code.
+	for _, c := range []struct{ framing, kind, pi, edge string }{
+		{"link", "tun", "", ""}, {"link", "tap", "", ""}, {"u16", "tun", "", ""}, {"qemu", "tap", "", ""}, {"udp", "tun", "", ""},
+		{"link", "tun", "ab", ""}, {"link", "tun", "b", ""}, {"link", "tap", "a", ""}, {"u16", "tun", "ab", ""}, {"udp", "tap", "ab", ""},
+		{"link", "tap", "", "ab"}, {"link", "tap", "", "b"}, {"qemu", "tap", "", "ab"},
 	} {
 		framing, kind := c.framing, c.kind
 		noPI := func(host string) string {
@@ -193,17 +194,35 @@ func TestOffloads(t *testing.T) {
 			}
 			return ",iff-no-pi"
 		}
-		t.Run(strings.TrimSpace(framing+" "+kind+" "+c.pi), func(t *testing.T) {
+		name := strings.TrimSpace(framing + " " + kind + " " + c.pi)
+		if c.edge != "" {
+			name += " interface " + c.edge
+		}
+		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			mtu, streamA, streamB := "1500", "TCP-LISTEN:4200,framing="+framing, "TCP:10.74.68.1:4200,retry=100,interval=0.05,framing="+framing
 			if framing == "udp" {
 				mtu, streamA, streamB = "1400", "UDP-DATAGRAM:10.74.68.100:4200,bind=:4200", "UDP-DATAGRAM:10.74.68.1:4200,bind=:4200"
 			}
 			behind := l.beyond(mtu) // a smaller one on the way would cost the first long datagram
-			dev := "TUN:172.0.0.%d/24,addr=[fd07::%[1]d]/64%[2]s,up,tun-name=ts0,tun-type=" + kind + ",mtu=" + mtu
-			a := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", streamA, fmt.Sprintf(dev, 1, noPI("a")))...)
-			b := l.start(on(l.b, "tunsplice", "-d", "-d", "--statistics", streamB, fmt.Sprintf(dev, 2, noPI("b")))...)
+			dev := func(host string, number int) string {
+				if strings.Contains(c.edge, host) {
+					return l.edge(host, number)
+				}
+				return fmt.Sprintf("TUN:172.0.0.%d/24,addr=[fd07::%[1]d]/64%s,up,tun-name=ts0,tun-type=%s,mtu=%s", number, noPI(host), kind, mtu)
+			}
+			a := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", streamA, dev("a", 1))...)
+			b := l.start(on(l.b, "tunsplice", "-d", "-d", "--statistics", streamB, dev("b", 2))...)
 			say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
+			if c.edge != "" && framing == "link" { // what an interface receives earlier is nobody's
+				eventually(t, "a link", func() bool { return strings.Count(say(), "packets are framed") == 2 }, say)
+			}
+			for i, host := range []string{l.a, l.b} {
+				if strings.Contains(c.edge, "ab"[i:i+1]) {
+					l.run(on(host, "sysctl", "-q", "-w", "net.ipv6.conf.ts0.disable_ipv6=0")...)
+					l.run("ip", "-n", host, "addr", "add", fmt.Sprintf("fd07::%d/64", i+1), "dev", "ts0", "nodad")
+				}
+			}
 			l.ping("172.0.0.1", say)
 			l.run("ip", "-n", l.a, "route", "add", "10.9.9.0/24", "via", "172.0.0.2")
 			l.run("ip", "-n", l.a, "route", "add", "fd99::/64", "via", "fd07::2")
@@ -280,9 +299,25 @@ func TestOffloads(t *testing.T) {
 	}
 }
 
+// edge makes ts0 of a host one end of a wire, and returns the address of the other end, which is in a namespace where nobody else sends. IPv6 is off at both.
+func (l *lab) edge(host string, number int) string {
+	l.t.Helper()
+	ns := map[string]string{"a": l.a, "b": l.b}[host]
+	edge := ns + "e"
+	l.run("ip", "netns", "add", edge)
+	l.t.Cleanup(func() { exec.Command("ip", "netns", "del", edge).Run() })
+	l.run(on(edge, "sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1")...)
+	l.run("ip", "link", "add", "ts0", "netns", ns, "type", "veth", "peer", "name", "edge", "netns", edge)
+	l.run(on(ns, "sysctl", "-q", "-w", "net.ipv6.conf.ts0.disable_ipv6=1")...)
+	l.run("ip", "-n", ns, "addr", "add", fmt.Sprintf("172.0.0.%d/24", number), "dev", "ts0")
+	l.run("ip", "-n", ns, "link", "set", "ts0", "up")
+	l.run("ip", "-n", edge, "link", "set", "edge", "up")
+	return "INTERFACE:edge,netns=" + edge
+}
+
 // vlan sends over a VLAN on the TAP device too, where the kernel has such devices.
 func (l *lab) vlan(c string) {
-	if !strings.HasSuffix(l.t.Name(), "tap") {
+	if strings.Contains(l.t.Name(), "tun") {
 		return
 	}
 	for i, ns := range []string{l.a, l.b} {
@@ -335,29 +370,12 @@ func checkCapture(t *testing.T, pcap string, size int) {
 	}
 }
 
-// A peer that speaks the link protocol and lies in virtio-net headers.
-func TestHostileVNetHeaders(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { hostileVNetHeaders(t, nil, ",iff-no-pi") })
-	t.Run("packet information", func(t *testing.T) { hostileVNetHeaders(t, []byte{0, 0, 8, 0}, "") })
-	t.Run("packet information from the peer", func(t *testing.T) { hostileVNetHeaders(t, []byte{0, 0, 8, 0}, ",iff-no-pi") })
-	t.Run("packet information here", func(t *testing.T) { hostileVNetHeaders(t, nil, "") })
-}
-
-// hostileVNetHeaders has the liar put packet information in front of its packets, and the device do as the option says.
-func hostileVNetHeaders(t *testing.T, pi []byte, noPI string) {
-	l := newLab(t)
-	p := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", "TCP-LISTEN:4200,reuseaddr,framing=link", "TUN:172.0.0.1/24,up,tun-name=ts0"+noPI)...)
-	var c net.Conn
-	eventually(t, "the program listens", func() bool {
-		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", "10.74.68.1:4200"); return err }) == nil
-	}, p.output)
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
-
-	caps := relay.CapVNet | relay.CapTSO4
-	hello := relay.Hello{Kind: relay.DeviceTUN, PI: pi != nil, MTU: 1500, Nonce: relay.NewNonce(), Caps: caps, Software: "a liar"}
-	say := func(h relay.Hello) {
-		b, err := h.AppendPacket(nil)
+// shakeHands does a peer's part of the hellos, with one that says the given. It returns what was read behind the last of them: frames.
+func shakeHands(t *testing.T, c net.Conn, hello relay.Hello, say func() string) []byte {
+	t.Helper()
+	hello.Nonce = relay.NewNonce()
+	send := func() {
+		b, err := hello.AppendPacket(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -365,28 +383,59 @@ func hostileVNetHeaders(t *testing.T, pi []byte, noPI string) {
 			t.Fatal(err)
 		}
 	}
-	say(hello)
+	send()
 	var heard []byte
 	for buf := make([]byte, 2048); ; {
 		h, n, _, err := relay.FindHello(heard)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n > 0 && h.Acks(hello.Nonce) {
-			hello.Ack, hello.Switch, hello.Peer = true, true, h.Nonce
-			say(hello)
-			break
-		}
 		heard = heard[n:]
-		if n > 0 {
-			continue
+		switch {
+		case n > 0 && h.Switch:
+			return heard
+		case n > 0 && h.Acks(hello.Nonce) && !hello.Ack:
+			hello.Ack, hello.Switch, hello.Peer = true, true, h.Nonce
+			send()
+		case n == 0:
+			n, err := c.Read(buf)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, say())
+			}
+			heard = append(heard, buf[:n]...)
 		}
-		n, err = c.Read(buf)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, p.output())
-		}
-		heard = append(heard, buf[:n]...)
 	}
+}
+
+// A peer that speaks the link protocol and lies in virtio-net headers.
+func TestHostileVNetHeaders(t *testing.T) {
+	const tun = "TUN:172.0.0.1/24,up,tun-name=ts0"
+	t.Run("plain", func(t *testing.T) { hostileVNetHeaders(t, nil, tun+",iff-no-pi") })
+	t.Run("packet information", func(t *testing.T) { hostileVNetHeaders(t, []byte{0, 0, 8, 0}, tun) })
+	t.Run("packet information from the peer", func(t *testing.T) { hostileVNetHeaders(t, []byte{0, 0, 8, 0}, tun+",iff-no-pi") })
+	t.Run("packet information here", func(t *testing.T) { hostileVNetHeaders(t, nil, tun) })
+	t.Run("interface", func(t *testing.T) { hostileVNetHeaders(t, nil, "INTERFACE:ts0") })
+}
+
+// hostileVNetHeaders has the liar put packet information in front of its packets. The device is ts0, made here if it is an INTERFACE.
+func hostileVNetHeaders(t *testing.T, pi []byte, device string) {
+	l := newLab(t)
+	arrived := func(c counters) count { return c.RX }
+	onWire := strings.HasPrefix(device, "INTERFACE")
+	if onWire {
+		arrived = func(c counters) count { return c.TX }
+		wire := l.wire(l.a, "ts0", tundev.TUN, allOffloads)
+		go io.Copy(io.Discard, wire) // a packet counts when it is read; ends with the device
+	}
+	p := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", "TCP-LISTEN:4200,reuseaddr,framing=link", device)...)
+	var c net.Conn
+	eventually(t, "the program listens", func() bool {
+		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", "10.74.68.1:4200"); return err }) == nil
+	}, p.output)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+
+	shakeHands(t, c, relay.Hello{Kind: relay.DeviceTUN, PI: pi != nil, MTU: 1500, Caps: relay.CapVNet | relay.CapTSO4, Software: "a liar"}, p.output)
 	go io.Copy(io.Discard, c) // ends with the connection
 
 	const tcpHeader = 20
@@ -416,7 +465,10 @@ func hostileVNetHeaders(t *testing.T, pi []byte, noPI string) {
 		"length of another":        func(h *tundev.VNetHdr, b []byte) []byte { return append(b, 1, 2, 3) },
 		"one byte":                 func(h *tundev.VNetHdr, b []byte) []byte { return b[:1] },
 	}
-	before := l.counters(l.a, "ts0")
+	if onWire {
+		hostile["segments over the MTU"] = func(h *tundev.VNetHdr, b []byte) []byte { h.GSOSize = 1461; return b }
+	}
+	before := arrived(l.counters(l.a, "ts0"))
 	send := func(h tundev.VNetHdr, b []byte) {
 		frame := make([]byte, tundev.VNetHdrLen)
 		h.Encode(frame)
@@ -435,9 +487,9 @@ func hostileVNetHeaders(t *testing.T, pi []byte, noPI string) {
 		send(h, b)
 	}
 	send(good, packet(3000))
-	eventually(t, "the honest packet arrives", func() bool { return l.counters(l.a, "ts0").RX.Packets > before.RX.Packets }, p.output)
-	after := l.counters(l.a, "ts0")
-	if got := after.RX.Packets - before.RX.Packets; got != 1 || after.RX.Errors+after.RX.Dropped > before.RX.Errors+before.RX.Dropped {
+	eventually(t, "the honest packet arrives", func() bool { return arrived(l.counters(l.a, "ts0")).Packets > before.Packets }, p.output)
+	after := arrived(l.counters(l.a, "ts0"))
+	if got := after.Packets - before.Packets; got != 1 || after.Errors+after.Dropped > before.Errors+before.Dropped {
 		t.Errorf("the kernel saw %d packets, errors and drops: %+v", got, after)
 	}
 	p.stop(os.Interrupt)
