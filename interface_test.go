@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -264,6 +265,31 @@ func readPacket(t *testing.T, d *tundev.Device, say func() string) (h tundev.VNe
 		t.Fatal(err)
 	}
 	return h, b[tundev.VNetHdrLen:n]
+}
+
+// What comes while the queue is full is counted.
+func TestInterfaceCountsWhatItLoses(t *testing.T) {
+	l := newLab(t)
+	in := l.wire(l.a, "in", tundev.TAP, 0)
+	p := l.start(on(l.a, "tunsplice", "TCP-LISTEN:4200,reuseaddr,framing=link", "INTERFACE:in,rcvbuf=4096")...)
+	var c net.Conn
+	eventually(t, "the program listens", func() bool {
+		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", "10.74.68.1:4200"); return err }) == nil
+	}, p.output)
+	defer c.Close() // it says nothing, so packets wait
+	frame := make([]byte, tundev.VNetHdrLen+1000)
+	copy(frame[tundev.VNetHdrLen:], "\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x88\xb6")
+	drops := regexp.MustCompile(`skmem:\(.*,d[1-9][0-9]*\)`)
+	eventually(t, "a packet too many", func() bool {
+		if _, err := in.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+		return drops.MatchString(l.run(on(l.a, "ss", "-0", "-n", "-m")...))
+	}, p.output)
+	p.stop(syscall.SIGTERM)
+	if !regexp.MustCompile(`in: [1-9][0-9]* packets came while the queue was full`).MatchString(p.output()) {
+		t.Error(p.output())
+	}
 }
 
 // A peer gets whole what it has announced, and the rest in complete segments.

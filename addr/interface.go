@@ -24,8 +24,9 @@ var _ = addType(Type{
 	Name: "INTERFACE", Aliases: "IF", Params: []Param{{Name: "interface"}},
 	Groups: GFD | GSOCKET | GINTERFACE | GHUB, Can: ReadWrite,
 	Summary: "frames of an existing network interface, link layer included",
-	Doc: "Opens a packet socket on a network interface: reads what the interface receives and writes what it is to send. Interface flags and MTU that options change are put " +
-		"back at the end. Needs CAP_NET_RAW.",
+	Doc: "Opens a packet socket on a network interface: reads what the interface receives and writes what it is to send. GSO packets travel " +
+		"whole to a tunsplice at the other end of a tunnel; elsewhere they are split. What is longer than the interface's MTU is refused, GSO or not. Up to 4 MiB wait to be read, or what " +
+		"rcvbuf says; what came beyond that is lost, and counted at the end. Interface flags and MTU that options change are put back at the end. Needs CAP_NET_RAW.",
 	Examples: []Example{
 		{`-u INTERFACE:lo EXEC:'hexdump -C'`, "shows the packets on the loopback interface"},
 		{`TCP-LISTEN:40839,reuseaddr INTERFACE:eth0,promisc`, "offers the network of eth0 to an L2 tunnel"},
@@ -103,7 +104,7 @@ func openInterface(_ context.Context, b *Bound, env *Env) (Source, error) {
 			case err != nil:
 				env.Log.Warnf("%s: %v", name, err)
 			case n > 0:
-				env.Log.Noticef("%s: %d packets came while the queue was full and are lost; option rcvbuf=BYTES makes it longer", name, n)
+				env.Log.Warnf("%s: %d packets came while the queue was full, and are lost; option rcvbuf makes it longer, as far as net.core.rmem_max allows", name, n)
 			}
 		}
 		return f.Close()

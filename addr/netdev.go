@@ -18,7 +18,7 @@ import (
 // packet asks for where the other side can't.
 //
 // The header is there on every read and write if the device was opened with it. What the relay sees depends on the batch: with Batch.VNet the header travels with the packet to the
-// peer, otherwise it is taken off, checksums are finished and GSO packets are split into what the batch has room for; the rest comes with the next batch.
+// peer, unless it is a GSO packet of a kind that the peer has not announced, which is split; otherwise it is taken off, checksums are finished and GSO packets are split into what the batch has room for; the rest comes with the next batch.
 //
 // A TUN or TAP device puts packet information, if it has it, before the virtio-net header; in batches and on the wire it stands between header and packet, as the packet's first bytes.
 type netdev struct {
