@@ -218,8 +218,10 @@ func (l *lab) transfer(size int, say func() string) {
 
 // counters are an interface's packets.
 type counters struct {
-	RX, TX struct{ Packets, Dropped, Errors uint64 }
+	RX, TX count
 }
+
+type count struct{ Packets, Dropped, Errors uint64 }
 
 func (l *lab) counters(ns, dev string) (c counters) {
 	var links []struct {

@@ -18,22 +18,23 @@ import (
 // packet asks for where the other side can't.
 //
 // The header is there on every read and write if the device was opened with it. What the relay sees depends on the batch: with Batch.VNet the header travels with the packet to the
-// peer, otherwise it is taken off, checksums are finished and GSO packets are split into what the batch has room for; the rest comes with the next batch.
+// peer, unless it is a GSO packet of a kind that the peer has not announced, which is split; otherwise it is taken off, checksums are finished and GSO packets are split into what the batch has room for; the rest comes with the next batch.
 //
 // A TUN or TAP device puts packet information, if it has it, before the virtio-net header; in batches and on the wire it stands between header and packet, as the packet's first bytes.
 type netdev struct {
 	raw        syscall.RawConn
 	deadlines  deadlines
 	ethernet   bool
-	vnet       bool // packets have a virtio-net header on the descriptor
-	lead       int  // bytes of packet information on the descriptor, in front of that: 0 or piLen
-	setOffload func(flags int) error
+	vnet       bool                                           // packets have a virtio-net header on the descriptor
+	lead       int                                            // bytes of packet information on the descriptor, in front of that: 0 or piLen
+	setOffload func(flags int) error                          // tells the kernel what it may hand over; nil: it hands over whatever comes
 	probed     bool                                           // uso is known, and the device is set up
 	shared     bool                                           // other queues of the device have the same offloads
 	deviceMTU  func() (int, error)                            // asks for the MTU; nil: segments of any size go
 	mtu        int                                            // what it said last
 	recv       func(fd int, head, packet []byte) (int, error) // reads header and packet; nil: readv
-	offload    atomic.Int32                                   // TUN_F_ flags that are on
+	leaves     func(h tundev.VNetHdr, pkt []byte) error       // says whether the segments of a GSO packet may be written; nil: all may
+	offload    atomic.Int32                                   // TUN_F_ flags: of what is handed over, what the reader takes as it is
 
 	// Of the reading goroutine.
 	batch   *relay.Batch
@@ -84,7 +85,7 @@ func (n *netdev) attach(ep *relay.Endpoint, mode Mode) error {
 	if mode&Write != 0 {
 		ep.W = n
 	}
-	if n.vnet && n.setOffload != nil && mode == ReadWrite {
+	if n.vnet && mode == ReadWrite {
 		ep.Offload = n
 		if n.probed {
 			return nil
@@ -178,31 +179,39 @@ func (n *netdev) fillBatch(fd uintptr) bool {
 		default:
 			got = n.readComplete(int(fd))
 		}
-		if !got {
+		if !got || n.bad != nil {
 			return n.err != nil || n.bad != nil || n.batch.Len() > 0
 		}
 	}
 }
 
-// readPlain adds one packet as the descriptor has it.
+// readPlain adds one packet as the descriptor has it. With virtio-net headers, a GSO packet that the reader does not take is split.
 func (n *netdev) readPlain(fd int, vnet bool) bool {
 	room := n.batch.Room()
-	if room == nil {
+	if room == nil || n.split.Left() > 0 {
 		return false
 	}
 	var got int
 	var err error
-	if vnet && n.lead > 0 {
+	switch {
+	case vnet && n.lead > 0:
 		got, err = n.read(fd, room[tundev.VNetHdrLen:][:piLen], room[:tundev.VNetHdrLen], room[tundev.VNetHdrLen+piLen:])
-	} else {
+	case n.recv != nil:
+		got, err = n.read(fd, room[:tundev.VNetHdrLen], room[tundev.VNetHdrLen:], nil)
+	default:
 		got, err = n.read(fd, room, nil, nil)
 	}
 	if err != nil {
 		return false
 	}
 	if vnet {
-		if err := n.sendable(room[:got]); err != nil {
+		h, err := n.sendable(room[:got])
+		if err != nil {
 			n.bad = err
+			return true
+		}
+		if !n.takes(h.GSOType) {
+			n.cut(h, n.aside(room[tundev.VNetHdrLen:got]))
 			return true
 		}
 	}
@@ -210,23 +219,42 @@ func (n *netdev) readPlain(fd int, vnet bool) bool {
 	return true
 }
 
-// sendable makes sure that a peer will take the virtio-net header in front of a packet. What the peer's check has no words for, say an unfinished checksum behind three VLAN
-// tags, is finished here.
-func (n *netdev) sendable(p []byte) error {
-	var h tundev.VNetHdr
+// takes says whether the reader takes GSO packets of a type as they are.
+func (n *netdev) takes(gsoType uint8) bool {
+	want := int32(0)
+	switch gsoType &^ tundev.GSOECN {
+	case tundev.GSONone:
+		return true
+	case tundev.GSOTCPv4:
+		want = tundev.OffloadTSO4
+	case tundev.GSOTCPv6:
+		want = tundev.OffloadTSO6
+	case tundev.GSOUDPL4:
+		want = tundev.OffloadUSO4 | tundev.OffloadUSO6
+	}
+	if gsoType&tundev.GSOECN != 0 {
+		want |= tundev.OffloadTSOECN
+	}
+	return n.offload.Load()&want == want
+}
+
+// sendable makes sure that a peer will take the virtio-net header in front of a packet, and returns it. What the peer's check has no words for, say an unfinished checksum behind
+// three VLAN tags, is finished here.
+func (n *netdev) sendable(p []byte) (h tundev.VNetHdr, err error) {
 	pkt, err := n.parse(&h, p)
 	if err != nil {
-		return err
+		return h, err
 	}
 	_, err = h.Validate(pkt, n.ethernet)
 	if err == nil || h.GSOType != tundev.GSONone {
-		return err
+		return h, err
 	}
 	if err := tundev.Complete(h, pkt); err != nil {
-		return err
+		return h, err
 	}
-	(tundev.VNetHdr{}).Encode(p)
-	return nil
+	h = tundev.VNetHdr{}
+	h.Encode(p)
+	return h, nil
 }
 
 // parse returns what stands behind the virtio-net header and the packet information of p.
@@ -248,10 +276,7 @@ func (n *netdev) readComplete(fd int) bool {
 	}
 	into := room
 	if n.offload.Load()&(tundev.OffloadTSO4|tundev.OffloadTSO6|tundev.OffloadUSO4) != 0 {
-		if n.scratch == nil {
-			n.scratch = make([]byte, relay.MaxPacket)
-		}
-		into = n.scratch
+		into = n.aside(nil)
 	}
 	var got int
 	var err error
@@ -276,21 +301,34 @@ func (n *netdev) readComplete(fd int) bool {
 		return true
 	}
 	if &into[0] == &room[0] { // offloads were switched off while this packet was under way
-		if n.scratch == nil {
-			n.scratch = make([]byte, relay.MaxPacket)
-		}
-		pkt = n.scratch[:copy(n.scratch, pkt)]
+		pkt = n.aside(pkt)
 	}
-	copy(n.info[:], pkt[:n.lead])
-	if n.bad = n.split.Reset(h, pkt[n.lead:], n.ethernet); n.bad != nil {
-		return true
+	n.cut(h, pkt)
+	return true
+}
+
+// aside returns memory of its own for a packet that is to be split: a copy of p, or room for one if that is nil.
+func (n *netdev) aside(p []byte) []byte {
+	if n.scratch == nil {
+		n.scratch = make([]byte, relay.MaxPacket)
+	}
+	if p == nil {
+		return n.scratch
+	}
+	return n.scratch[:copy(n.scratch, p)]
+}
+
+// cut splits a GSO packet, with packet information in front if there is any, and adds the segments that there is room for. It stays as it is until the last one is out.
+func (n *netdev) cut(h tundev.VNetHdr, p []byte) {
+	copy(n.info[:], p[:n.lead])
+	if n.bad = n.split.Reset(h, p[n.lead:], n.ethernet); n.bad != nil {
+		return
 	}
 	if n.bad = n.fits(n.split.IPLen()); n.bad != nil {
 		n.split = tundev.Splitter{}
-		return true
+		return
 	}
 	n.splitRest()
-	return true
 }
 
 // fits looks whether segments of a GSO packet are within the device's MTU. Those of the host are; a bridge passes on what came over a port with a larger one, and
@@ -316,12 +354,18 @@ func (n *netdev) splitRest() {
 		if room == nil {
 			return
 		}
-		size, err := n.split.Next(room[n.lead:])
+		at := 0
+		if n.batch.VNet {
+			clear(room[:tundev.VNetHdrLen])
+			at = tundev.VNetHdrLen
+		}
+		at += copy(room[at:], n.info[:n.lead])
+		size, err := n.split.Next(room[at:])
 		if err != nil {
 			n.bad, n.split = err, tundev.Splitter{}
 			return
 		}
-		n.batch.Commit(copy(room, n.info[:n.lead]) + size)
+		n.batch.Commit(at + size)
 	}
 }
 
@@ -419,6 +463,11 @@ func (n *netdev) Put(p []byte) error {
 	if h, err = h.Validate(pkt, n.ethernet); err != nil {
 		return err
 	}
+	if n.leaves != nil {
+		if err := n.leaves(h, pkt); err != nil {
+			return err
+		}
+	}
 	h.Encode(p)
 	return n.putHeaded(p)
 }
@@ -489,6 +538,9 @@ func (n *netdev) writeMerged(packets int) error {
 	}
 	at := tundev.VNetHdrLen + n.lead
 	h, size, err := n.merge.Next(n.merged[at:])
+	if err == nil && n.leaves != nil {
+		err = n.leaves(h, n.merged[at:at+size])
+	}
 	if err != nil {
 		return err
 	}
@@ -539,11 +591,13 @@ var offloadCaps = []struct {
 	{relay.CapUSO4 | relay.CapUSO6, tundev.OffloadUSO4 | tundev.OffloadUSO6}, // the kernel knows them together only
 }
 
-// Caps implements relay.Offload: writing takes everything that Validate lets through.
+// Caps implements relay.Offload: writing takes everything that Validate lets through, if the kernel knows it.
 func (n *netdev) Caps() relay.Caps {
 	caps := relay.CapVNet
 	for _, c := range offloadCaps {
-		caps |= c.cap
+		if c.flag&tundev.OffloadUSO4 == 0 || n.uso {
+			caps |= c.cap
+		}
 	}
 	return caps
 }
@@ -560,6 +614,9 @@ func (n *netdev) Accept(peer relay.Caps) error {
 		}
 	}
 	n.offload.Store(int32(flags))
+	if n.setOffload == nil {
+		return nil
+	}
 	err := n.setOffload(flags)
 	if errors.Is(err, unix.EINVAL) { // before Linux 6.2
 		flags &^= tundev.OffloadUSO4 | tundev.OffloadUSO6

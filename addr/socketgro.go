@@ -97,18 +97,26 @@ func (a *arrivals) receive(fd int, from *sockaddr) error {
 
 // findLength looks for the length of the datagrams of a train; one that came alone has no such message.
 func (a *arrivals) findLength() {
-	const head, valueLen = unix.SizeofCmsghdr, 4
-	for c := a.control[:min(int(a.msg.Controllen), len(a.control))]; len(c) >= head; {
+	const valueLen = 4
+	if v := controlMessage(a.control[:min(int(a.msg.Controllen), len(a.control))], unix.SOL_UDP, unix.UDP_GRO, valueLen); v != nil {
+		if n := int(int32(binary.NativeEndian.Uint32(v))); n > 0 {
+			a.length = n
+		}
+	}
+}
+
+// controlMessage returns the first size bytes of the first message of a kind in what recvmsg(2) wrote (cmsg(3)), nil if there is none. It allocates nothing.
+func controlMessage(control []byte, level, typ int32, size int) []byte {
+	const head = unix.SizeofCmsghdr
+	for c := control; len(c) >= head; {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
 		if int(h.Len) < head || int(h.Len) > len(c) {
-			return
+			return nil
 		}
-		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && int(h.Len) >= unix.CmsgLen(valueLen) {
-			if n := int(int32(binary.NativeEndian.Uint32(c[unix.CmsgLen(0):]))); n > 0 {
-				a.length = n
-			}
-			return
+		if h.Level == level && h.Type == typ && int(h.Len) >= unix.CmsgLen(size) {
+			return c[unix.CmsgLen(0):][:size]
 		}
 		c = c[min(unix.CmsgSpace(int(h.Len)-head), len(c)):]
 	}
+	return nil
 }

@@ -327,8 +327,13 @@ func (p *Port) SetWriteDeadline(time.Time) error { return nil }
 // CloseWrite implements Writer: the hub goes on, and has more for the peer.
 func (p *Port) CloseWrite() error { return nil }
 
-// Caps implements Offload: with whom the packets end up is not known, so it is everything, and who can't take it gets it split.
-func (p *Port) Caps() Caps { return CapVNet | CapTSO4 | CapTSO6 | CapECN | CapUSO4 | CapUSO6 }
+// Caps implements Offload: with whom the packets end up is not known, so it is everything that the device can take, and a peer that can't take it gets it split.
+func (p *Port) Caps() Caps {
+	if d := p.hub.cfg.Device; d != nil {
+		return d.Offload.Caps()
+	}
+	return CapVNet | CapTSO4 | CapTSO6 | CapECN | CapUSO4 | CapUSO6
+}
 
 // Accept implements Offload.
 func (p *Port) Accept(peer Caps) error {

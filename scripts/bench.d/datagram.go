@@ -28,7 +28,7 @@ func (b *bench) datagrams(p *program, t tunnelCase) ([]figure, error) {
 	defer sink.Close()
 	wg.Go(func() { receiveMany(sink, t.datagram, &came, &bad) })
 
-	c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.ParseIP(p.farAddress()), Port: sink.LocalAddr().(*net.UDPAddr).Port})
+	c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.ParseIP(p.farAddress(t)), Port: sink.LocalAddr().(*net.UDPAddr).Port})
 	if err != nil {
 		return nil, err
 	}

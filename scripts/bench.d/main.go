@@ -62,11 +62,11 @@ type benchCase struct {
 }
 
 type bench struct {
-	work, far string
-	seconds   time.Duration
-	port      int
-	group     *group
-	programs  []*program
+	work, near, far string
+	seconds         time.Duration
+	port            int
+	group           *group
+	programs        []*program
 
 	mu    sync.Mutex // held for ever once a signal has come: nothing starts any more
 	procs []*proc    // running; ended after each measurement
@@ -83,6 +83,7 @@ func main() {
 	plotFile := flag.String("plot", "", "write a page with bars to this `file`, HTML that needs nothing else")
 	seconds := flag.Float64("seconds", 1.5, "how long one measurement lasts, where it has no end of its own; whole seconds with iperf3, rounded up")
 	flag.StringVar(&b.work, "work", "", "set by scripts/bench: directory with the built program")
+	flag.StringVar(&b.near, "near", "", "set by scripts/bench: name of this namespace")
 	flag.StringVar(&b.far, "far", "", "set by scripts/bench: name of the other namespace")
 	var extra []*program
 	flag.Func("peer", "`name=command`: one more program that takes socat-like addresses, after its command or where {args} stands; may be repeated", func(s string) error {
@@ -121,7 +122,7 @@ func (b *bench) main(cases []benchCase, only string, rounds int, jsonFile, plotF
 	if len(rest) > 0 {
 		return errors.Errorf("what is %q? (options only)", rest[0])
 	}
-	if b.work == "" || b.far == "" {
+	if b.work == "" || b.near == "" || b.far == "" {
 		return errors.New("start it by scripts/bench")
 	}
 	if rounds < 1 {
@@ -216,8 +217,8 @@ func (b *bench) installed() []*program {
 	ps := []*program{speaker(ours, tunnelTCP, b.work+"/tunsplice")}
 	plain := func(t tunnelCase) bool { return t.secret == "" && t.framing == "" }
 	if path, err := exec.LookPath("socat"); err == nil {
-		socat := speaker("socat", tunnelUDP, path)                            // TUN over TCP kills socat: there are no borders between packets
-		socat.carries = func(t tunnelCase) bool { return plain(t) && !t.udp } // tunnel-l3 is over UDP already
+		socat := speaker("socat", tunnelUDP, path)                                       // TUN over TCP kills socat: there are no borders between packets
+		socat.carries = func(t tunnelCase) bool { return plain(t) && !t.udp && !t.edge } // tunnel-l3 is over UDP already
 		large := speaker("socat -b 262144", nil, path, "-b", "262144")
 		large.variant = true
 		ps = append(ps, socat, large)

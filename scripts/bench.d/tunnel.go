@@ -17,6 +17,7 @@ import (
 const (
 	nearWire, farWire     = "10.99.0.1", "10.99.0.2"
 	nearInside, farInside = "172.31.0.1", "172.31.0.2"
+	farBehindEdge         = "172.30.0.2" // reached over the interfaces of scripts/bench
 )
 
 type tunnelCase struct {
@@ -27,6 +28,7 @@ type tunnelCase struct {
 	pi      bool     // the device has packet information
 	udp     bool     // tunsplice and its like go over UDP too
 	streams int      // connections of tunsplice and its like, 0: one
+	edge    bool     // their ends are interfaces
 	// A case of datagrams instead of streams: the size of the payload, and how many go in one packet with UDP GSO; 0: the case has streams.
 	datagram, segments int
 }
@@ -75,6 +77,7 @@ func tunnelCases() []benchCase {
 	add("tunnel-psk", "TUN tunnel with a key, one stream (openvpn: AES-256-GCM)", tunnelCase{secret: "psk"}, "", safe...)
 	add("tunnel-tls", "TUN tunnel over TLS, one stream (peers: those of tunnel-psk)", tunnelCase{secret: "tls"}, "tunnel-psk", safe...)
 	add("tunnel-pi", "TUN tunnel without iff-no-pi, as most tutorials have it (peers: those of tunnel-l3)", tunnelCase{pi: true}, "tunnel-l3")
+	add("tunnel-interface", "the same as tunnel-l2, with an INTERFACE at either end (peers: those of tunnel-l2)", tunnelCase{tap: true, edge: true}, "tunnel-l2")
 	add("tunnel-udp", "TUN tunnel over UDP, one stream (peers: those of tunnel-l3)", tunnelCase{udp: true}, "tunnel-l3")
 	add("tunnel-udp-psk", "the same with a key (peers: those of tunnel-psk)", tunnelCase{udp: true, secret: "psk"}, "tunnel-psk")
 	return cases
@@ -97,15 +100,18 @@ func (b *bench) dig(p *program, t tunnelCase) (near, far *proc, err error) {
 		return nil, nil, err
 	}
 	err = ready("ping through the tunnel", func() bool {
-		return exec.Command("ping", "-q", "-c", "1", "-W", "1", p.farAddress()).Run() == nil
+		return exec.Command("ping", "-q", "-c", "1", "-W", "1", p.farAddress(t)).Run() == nil
 	}, near, far)
 	return near, far, err
 }
 
 // farAddress is where the load goes.
-func (p *program) farAddress() string {
-	if p.reference {
+func (p *program) farAddress(t tunnelCase) string {
+	switch {
+	case p.reference:
 		return farWire
+	case t.edge:
+		return farBehindEdge
 	}
 	return farInside
 }
@@ -113,7 +119,7 @@ func (p *program) farAddress() string {
 // streams loads the tunnel with iperf3 and pings through it before and meanwhile.
 func (b *bench) streams(p *program, t tunnelCase) ([]figure, error) {
 	const every = 20 * time.Millisecond // ping of iputils waits busily for less, and takes a third of a processor from what is measured
-	target := p.farAddress()
+	target := p.farAddress(t)
 	idle, err := ping(target, every, time.Second)
 	if err != nil {
 		return nil, errors.Wrap(err, "idle ping")

@@ -81,7 +81,11 @@ func tunnelTCP(p *program) tunnel {
 			left = fmt.Sprintf("OPENSSL-LISTEN:%d,reuseaddr,cert=%s,key=%s,verify=0", port, id.cert, id.key)
 			right = fmt.Sprintf("OPENSSL:%s:%d,verify=0", nearWire, port)
 		}
-		return b.both(p.with(left+options, t.device(nearInside)), p.with(right+options, t.device(farInside)), there)
+		nearDevice, farDevice := t.device(nearInside), t.device(farInside)
+		if t.edge {
+			nearDevice, farDevice = "INTERFACE:edge,netns="+b.near+"-edge", "INTERFACE:edge,netns="+b.far+"-edge"
+		}
+		return b.both(p.with(left+options, nearDevice), p.with(right+options, farDevice), there)
 	}
 }
 
