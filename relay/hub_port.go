@@ -329,7 +329,7 @@ func (p *Port) CloseWrite() error { return nil }
 
 // Caps implements Offload: with whom the packets end up is not known, so it is everything that the device can take, and a peer that can't take it gets it split.
 func (p *Port) Caps() Caps {
-	if d := p.hub.cfg.Device; d != nil {
+	if d := p.hub.cfg.Device; d != nil && d.Offload != nil {
 		return d.Offload.Caps()
 	}
 	return CapVNet | CapTSO4 | CapTSO6 | CapECN | CapUSO4 | CapUSO6
