@@ -215,7 +215,16 @@ func (p *invocation) bind(args []string) (left, right *addr.Address, err error) 
 	if left.Forks() && right.Forks() {
 		return nil, nil, hinted{errors.Errorf("%q and %q: only one of the addresses can have option fork", left.Text, right.Text), "each peer of the one is joined to the other, opened anew for it"}
 	}
+	p.warnLonelyHub(left, right)
+	p.warnLonelyHub(right, left)
 	return left, right, checkLasting(left, right)
+}
+
+// warnLonelyHub says that a hub has one peer at a time unless the address on the other side serves many.
+func (p *invocation) warnLonelyHub(hub, way *addr.Address) {
+	if hub.Shares() && way.Listens() && !way.Forks() {
+		p.log.Warnf("%q is a hub, but %q serves one peer only: option fork lets many in", hub.Text, way.Text)
+	}
 }
 
 // chooseDirection makes the transfer one-way, and says so, if one of the addresses can be used in one direction only and the other one in the opposite direction.
