@@ -220,6 +220,7 @@ var groupTitles = map[Group]string{
 	GUNIX: "UNIX sockets", GIP4: "IPv4", GIP6: "IPv6", GINTERFACE: "network interfaces", GUDP: "UDP", GTCP: "TCP", GSOCKS: "SOCKS", GOPENSSL: "TLS", GHTTP: "HTTP",
 	GPOSIXMQ: "message queues", GSCTP: "SCTP", GDCCP: "DCCP", GUDPLITE: "UDP-Lite", GHUB: "several peers on one device",
 	GPACKETS: "packets over a byte stream",
+	GSTREAMS: "tunnels of several connections",
 }
 
 // docAndAliases is the option's line of documentation with its other names.

@@ -43,13 +43,14 @@ const (
 	GUDPLITE
 	GHUB     // ours: what several peers can share (option hub and its kin)
 	GPACKETS // ours: byte streams that packets can travel over (framing and its kin)
+	GSTREAMS // ours: those of which one tunnel can have several (option streams): both ends can tell one connection from another
 
 	gEvery = GPROCESS | GAPPL // the groups that every address type is in
 )
 
 var groupNames = [...]string{"FD", "FIFO", "CHR", "BLK", "REG", "SOCKET", "READLINE", "NAMED", "OPEN", "EXEC", "FORK", "LISTEN", "SHELL", "CHILD",
 	"RETRY", "TERMIOS", "RANGE", "PTY", "PARENT", "UNIX", "IP4", "IP6", "INTERFACE", "UDP", "TCP", "SOCKS", "OPENSSL", "PROCESS", "APPL", "HTTP",
-	"POSIXMQ", "SCTP", "DCCP", "UDPLITE", "HUB", "PACKETS"}
+	"POSIXMQ", "SCTP", "DCCP", "UDPLITE", "HUB", "PACKETS", "STREAMS"}
 
 // String lists the groups as socat's help does: "FD,SOCKET,TCP".
 func (g Group) String() string {

@@ -92,7 +92,7 @@ var kindSendFrag = kindOf[int]{"INT", need(func(text string) (int, error) {
 
 var _ = addType(Type{
 	Name: "OPENSSL", Aliases: "OPENSSL-CONNECT SSL", Params: []Param{{Name: "host"}, {Name: "port"}},
-	Groups: GFD | GSOCKET | GCHILD | GRETRY | GIP4 | GIP6 | GTCP | GOPENSSL | GPACKETS, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GCHILD | GRETRY | GIP4 | GIP6 | GTCP | GOPENSSL | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "connect to a TLS server",
 	Doc: "The server's certificate must be from an authority that is trusted (the system's, or that of cafile or capath) and for the host of the address (or the name in " +
 		"commonname); or it must be the one of option fingerprint. The fingerprint of each peer is logged with -d -d -d.",
@@ -114,7 +114,7 @@ var _ = addType(Type{
 
 var _ = addType(Type{
 	Name: "OPENSSL-LISTEN", Aliases: "SSL-L", Params: []Param{{Name: "port"}},
-	Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRETRY | GRANGE | GIP4 | GIP6 | GTCP | GOPENSSL | GPACKETS, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRETRY | GRANGE | GIP4 | GIP6 | GTCP | GOPENSSL | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "wait for TLS clients",
 	Doc: "Needs a certificate (option cert). Clients need one too, from an authority that is trusted, or one of option fingerprint, unless verify=0 lets anyone in. Without fork the port is " +
 		"closed once a client has passed; those that did not, or that say nothing for the time of handshake-timeout, are turned away and logged.",

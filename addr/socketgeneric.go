@@ -24,7 +24,7 @@ const genericNote = " The numbers are those of socket(2), decimal, hexadecimal o
 	"language). Option bind takes an address of the same form."
 
 var _ = addType(Type{
-	Name: "SOCKET-CONNECT", Params: []Param{paramDomain, paramProtocol, paramRemote}, Groups: GFD | GSOCKET | GCHILD | GRETRY | GPACKETS, Can: ReadWrite,
+	Name: "SOCKET-CONNECT", Params: []Param{paramDomain, paramProtocol, paramRemote}, Groups: GFD | GSOCKET | GCHILD | GRETRY | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "connect a stream socket of any family to a server",
 	Doc:     "With option so-type it may be another type than a stream." + genericNote,
 	Examples: []Example{
@@ -45,7 +45,7 @@ var _ = addType(Type{
 })
 
 var _ = addType(Type{
-	Name: "SOCKET-LISTEN", Params: []Param{paramDomain, paramProtocol, paramLocal}, Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRETRY | GRANGE | GPACKETS, Can: ReadWrite,
+	Name: "SOCKET-LISTEN", Params: []Param{paramDomain, paramProtocol, paramLocal}, Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRETRY | GRANGE | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "wait for clients on a stream socket of any family",
 	Doc:     "With fork it takes any number of clients, else one." + genericNote,
 	Examples: []Example{

@@ -10,7 +10,7 @@ import (
 
 // A tunnel of several connections.
 
-var optStreams = declare(kindUint, Option{Name: "streams", Groups: GPACKETS, Phase: PhInit, Ours: true,
+var optStreams = declare(kindUint, Option{Name: "streams", Groups: GSTREAMS, Phase: PhInit, Ours: true,
 	Doc: "how many connections at most a tunnel of a TUN or TAP device consists of, each with a queue of the device; the kernel gives each flow to one of them; it is needed at both ends, and the smaller number counts (default 1)"})
 
 // streams returns how many connections the address may have for one tunnel.
@@ -27,8 +27,6 @@ func (b *Bound) checkStreams() error {
 		return errors.Errorf("streams=%d: 1 to %d connections", n, relay.MostStreams)
 	case b.Mode != ReadWrite:
 		return errors.New("option streams needs both directions: the peer must be able to answer")
-	case b.Groups&GSOCKET == 0 || b.Groups&(GLISTEN|GRETRY) == 0 || b.Groups&GUDP != 0:
-		return withHint{errors.New("option streams is for addresses that connect or listen, as TCP, OPENSSL and UNIX do"), "leave it out"}
 	case framing != relay.FramingUnset && framing != relay.FramingAuto && framing != relay.FramingLink:
 		return withHint{errors.Errorf("framing=%s knows nothing of several connections, which option streams asks for", framing), "leave one of the two out"}
 	case optFork.Or(b, false):

@@ -51,7 +51,7 @@ func ipForms(t Type, check func(b *Bound, family int) error, open func(ctx conte
 
 var _ = ipForms(Type{
 	Name: "TCP{4}-CONNECT", Aliases: "TCP{4} INET{4}", Params: []Param{{Name: "host"}, {Name: "port"}},
-	Groups: GFD | GSOCKET | GCHILD | GRETRY | GTCP | GPACKETS, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GCHILD | GRETRY | GTCP | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "connect to a TCP server{any}",
 	Doc:     "Each address of the host is tried in turn. With fork a connection is made, and another one after the time of option interval, each with a session of its own.",
 	Examples: []Example{
@@ -62,7 +62,7 @@ var _ = ipForms(Type{
 
 var _ = ipForms(Type{
 	Name: "TCP{4}-LISTEN", Aliases: "TCP{4}-L INET{4}-LISTEN INET{4}-L", Params: []Param{{Name: "port"}},
-	Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRETRY | GRANGE | GTCP | GPACKETS, Can: ReadWrite,
+	Groups: GFD | GSOCKET | GLISTEN | GCHILD | GRETRY | GRANGE | GTCP | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "wait for TCP clients{any}",
 	Doc:     "Takes one connection and then closes the port; with fork it takes any number, each with a session of its own. Option bind chooses the local address, range the peers.",
 	Examples: []Example{

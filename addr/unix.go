@@ -53,7 +53,7 @@ func unixForms(t Type, pathAliases, abstractAliases string, open func(ctx contex
 }
 
 var _ = unixForms(Type{
-	Name: "{K}-CONNECT", Groups: GRETRY | GPACKETS, Can: ReadWrite,
+	Name: "{K}-CONNECT", Groups: GRETRY | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "connect to a stream server on {kind}",
 	Doc:     "With option so-type=5 the server is one of sequenced packets.",
 	Examples: []Example{
@@ -65,7 +65,7 @@ var _ = unixForms(Type{
 })
 
 var _ = unixForms(Type{
-	Name: "{K}-CLIENT", Groups: GRETRY | GPACKETS, Can: ReadWrite,
+	Name: "{K}-CLIENT", Groups: GRETRY | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "connect to {kind} of any type",
 	Doc:     "Stream, sequenced packets and datagrams are tried in turn. A datagram server can answer only if option bind or bind-tempname gives this side a name.",
 	Examples: []Example{
@@ -80,7 +80,7 @@ var _ = unixForms(Type{
 })
 
 var _ = unixForms(Type{
-	Name: "{K}-LISTEN", Groups: GLISTEN | GCHILD | GRETRY | GPACKETS, Can: ReadWrite,
+	Name: "{K}-LISTEN", Groups: GLISTEN | GCHILD | GRETRY | GPACKETS | GSTREAMS, Can: ReadWrite,
 	Summary: "wait for clients on {kind}",
 	Doc:     "Takes one connection; with fork any number, each with a session of its own. A name in the file system is removed at the end.",
 	Examples: []Example{
