@@ -20,9 +20,10 @@ import (
 // by a short queue, as the data stay in the caches, and pays with wake-ups; where several go on at once the wake-ups cost more than that brings, and the queue is longer.
 const (
 	shortQueue = 256 << 10 // bytes not sent yet at which such a socket takes more (TCP_NOTSENT_LOWAT)
-	longQueue  = 2 << 20   // the same while others are busy too
+	longQueue  = 2 << 20   // the same where others are busy too, or while the source gathers (gather.go)
+	otherQueue = -1        // not ours to change: the user's, or that of no TCP socket
 	copySize   = 64 << 10  // bytes a read takes
-	pipeSize   = 256 << 10 // of the pipes that splice goes through: 64 KiB is a quarter slower, more brings nothing
+	pipeSize   = 256 << 10 // of the pipes that splice goes through, unless the source gathers: 64 KiB is a quarter slower, more brings nothing
 	smallReads = 16        // that many short moves in a row end splicing
 )
 
@@ -69,7 +70,7 @@ func (m *mover) keepQueueShort() {
 	if m.queue != 0 || m.dst == nil {
 		return
 	}
-	m.queue = longQueue // not ours to change
+	m.queue = otherQueue
 	if n, err := unix.GetsockoptInt(m.dst.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT); err == nil && n == 0 {
 		m.setQueue(shortQueue)
 	}
@@ -106,14 +107,16 @@ type mover struct {
 	src, dst  *File // nil where the half is no plain descriptor
 	size      int
 	maySplice bool
-	queue     int // TCP_NOTSENT_LOWAT of dst, as set by us; 0: not yet
+	queue     int  // TCP_NOTSENT_LOWAT of dst, as set by us; 0: not yet; or otherQueue
+	crowded   bool // others were busy too
 
 	buf  []byte // taken while it holds data
 	n    int    // result of the last raw call
 	err  error
 	left int // bytes in pipe
 
-	pipe *splicePipe
+	pipe   *splicePipe
+	gather *gatherer // nil: has not spliced yet
 }
 
 func (m *mover) take() {
@@ -219,7 +222,10 @@ func (m *mover) readBuffer(fd uintptr) bool {
 }
 
 // splicePipe is a pipe that data pass through on their way between two descriptors; empty while it is in the pool.
-type splicePipe struct{ r, w int }
+type splicePipe struct {
+	r, w int
+	size int // as asked for
+}
 
 var splicePipes = sync.Pool{New: func() any { return newSplicePipe() }}
 
@@ -232,15 +238,28 @@ func newSplicePipe() *splicePipe {
 		return nil
 	}
 	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // beyond the user's pipe quota it stays at 64 KiB
-	p := &splicePipe{fds[0], fds[1]}
+	p := &splicePipe{fds[0], fds[1], pipeSize}
 	// The pool forgets pipes at its own time; so does whoever drops one with data in it.
 	runtime.AddCleanup(p, func(fds [2]int) { unix.Close(fds[0]); unix.Close(fds[1]) }, fds)
 	return p
 }
 
+// grow makes a pipe larger, as far as the user's pipe quota goes.
+func (p *splicePipe) grow(size int) {
+	if p.size < size {
+		p.size = size
+		unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, size)
+	}
+}
+
 // splice moves data inside the kernel until the end (false), or until the moves become small or splice turns out to be impossible (true).
 func (m *mover) splice() (small bool, err error) {
 	defer m.dropPipe()
+	if m.gather == nil {
+		m.gather = newGatherer(m.src)
+	}
+	m.gather.start()
+	defer m.gather.stop()
 	in, out := m.spliceIn, m.spliceOut
 	for short := 0; short < smallReads; {
 		if err := m.src.readRaw(in); err != nil {
@@ -253,10 +272,8 @@ func (m *mover) splice() (small bool, err error) {
 		case m.err != nil:
 			return false, m.d.readError(m.err)
 		}
-		if m.queue == shortQueue && busyPipes.Load() > 1 {
-			m.setQueue(longQueue)
-		}
 		n := m.n
+		m.adjust(n)
 		for m.left = n; m.left > 0; {
 			if err := m.dst.raw.Write(out); err != nil {
 				return false, m.d.writeError(bare(err))
@@ -282,6 +299,22 @@ func (m *mover) splice() (small bool, err error) {
 	return true, nil
 }
 
+// adjust suits the way to the transfer, of which n bytes have just come.
+func (m *mover) adjust(n int) {
+	if m.queue == otherQueue {
+		return
+	}
+	m.gather.moved(n)
+	m.crowded = m.crowded || busyPipes.Load() > 1
+	want := shortQueue
+	if m.crowded || m.gather.on {
+		want = longQueue
+	}
+	if want != m.queue {
+		m.setQueue(want)
+	}
+}
+
 var errNoPipe = errors.New("no pipe to be had")
 
 func (m *mover) spliceIn(fd uintptr) bool {
@@ -292,14 +325,19 @@ func (m *mover) spliceIn(fd uintptr) bool {
 		}
 		busyPipes.Add(1)
 	}
-	m.n, m.err = m.spliceSome(int(fd), m.pipe.w, 1<<20)
+	if m.gather.on {
+		m.pipe.grow(gatherSize)
+	}
+	m.n, m.err = m.spliceSome(int(fd), m.pipe.w, gatherSize)
 	switch {
 	case m.err == unix.EAGAIN:
+		m.gather.waits()
 		m.dropPipe() // an idle session holds no pipe
 		return false
 	case m.err == nil && m.n == 0:
 		m.err = io.EOF
 	}
+	m.gather.came()
 	return true
 }
 

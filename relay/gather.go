@@ -1,0 +1,118 @@
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A program on this host that pours into a TCP connection without a pause wakes the relay 20 000 times a second, nearly for each segment, and waking costs more than moving what has come. So a source
+// that has been that fast for a while wakes us once a mebibyte waits (SO_RCVLOWAT), which then goes through a pipe that holds it (docs/performance.md). The end of the stream wakes us at
+// once all the same. What comes before a pause would not: then a timer takes the mark back, at which the kernel wakes us for whatever waits (Linux 4.17). So the last bytes before a pause may
+// come a millisecond or two late, but not those of a conversation: only after gatherAfter without a pause, twice as many after each pause, is the mark set.
+const (
+	gatherSize  = 1 << 20          // bytes that are to wait, and the size of the pipe; the destination's queue is longQueue meanwhile
+	gatherAfter = 64 << 20         // bytes that come without a pause before the first time
+	gatherRate  = 2 << 30          // bytes a second that they come at, or more: gatherSize then takes half of gatherPause
+	gatherPause = time.Millisecond // without gatherSize is a pause; the runtime's timers are no finer
+)
+
+// gatherer has a source gather bytes. All but mu and mark belong to the goroutine that moves data.
+type gatherer struct {
+	src   *File
+	never bool      // it is no TCP socket of ours alone, or the user has set a mark
+	on    bool      // the source gathers, as far as we know: the timer may have taken the mark back
+	need  int       // bytes from one look to the next
+	left  int       // bytes until the next look
+	since time.Time // of the last look
+	timer *time.Timer
+	armed bool // the timer runs, as we wait for data
+
+	mu   sync.Mutex
+	mark bool // SO_RCVLOWAT is set
+}
+
+func newGatherer(src *File) *gatherer {
+	return &gatherer{src: src, need: gatherAfter, never: !src.now || src.kind != unix.S_IFSOCK || !canGather(src)}
+}
+
+// start begins to count.
+func (g *gatherer) start() { g.left, g.since = g.need, time.Now() }
+
+// canGather says whether a socket is one of TCP without a mark of the user's.
+func canGather(f *File) bool {
+	proto, low := 0, 0
+	f.raw.Control(func(fd uintptr) {
+		proto, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		low, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT)
+	})
+	return proto == unix.IPPROTO_TCP && low == 1
+}
+
+// moved takes note of n bytes.
+func (g *gatherer) moved(n int) {
+	if g.never {
+		return
+	}
+	if g.left -= n; g.left > 0 {
+		return
+	}
+	now := time.Now()
+	fast := now.Sub(g.since).Seconds()*gatherRate < float64(g.need)
+	g.left, g.since = g.need, now
+	if on := fast && busyPipes.Load() == 1; on != g.on {
+		g.on = on
+		g.setMark(on)
+	}
+}
+
+// setMark sets the mark or takes it back. That it can't be set is no reason to end the transfer.
+func (g *gatherer) setMark(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if on == g.mark {
+		return
+	}
+	g.mark = on
+	size := 1 // the system's own
+	if on {
+		size = gatherSize
+	}
+	g.src.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, size) })
+}
+
+// waits is called when there is nothing, or too little, to be read.
+func (g *gatherer) waits() {
+	if g.armed || !g.on {
+		return
+	}
+	g.armed = true
+	if g.timer == nil {
+		g.timer = time.AfterFunc(gatherPause, func() { g.setMark(false) })
+	} else {
+		g.timer.Reset(gatherPause)
+	}
+}
+
+// came is called when something was read.
+func (g *gatherer) came() {
+	if !g.armed {
+		return
+	}
+	g.armed = false
+	if !g.timer.Stop() { // there was a pause
+		g.stop()
+		g.need *= 2
+		g.start()
+	}
+}
+
+// stop takes the mark back.
+func (g *gatherer) stop() {
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.armed, g.on = false, false
+	g.setMark(false)
+}
