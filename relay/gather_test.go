@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/rand"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func mark(t *testing.T, f *File) int {
 
 // gathering returns a gatherer that believes a source to have been fast.
 func gathering(src *File) *gatherer {
-	g := newGatherer(src)
+	g := newGatherer(src, new(atomic.Uint64))
 	busyPipes.Add(1) // ours
 	defer busyPipes.Add(-1)
 	g.start()
@@ -42,7 +43,7 @@ func gathered(t *testing.T, g *gatherer, src *File, send func()) (n int) {
 			send = func() {}
 			return false
 		}
-		g.came()
+		g.came(n)
 		return true
 	}); rerr != nil || err != nil {
 		t.Fatal(rerr, err)
@@ -68,6 +69,17 @@ func TestGatherEndsWithAPause(t *testing.T) {
 	g.stop()
 }
 
+// What is answered is a conversation.
+func TestGatherEndsWithAnAnswer(t *testing.T) {
+	src, _ := tcpPair(t)
+	g := gathering(src)
+	g.back.Add(1)
+	g.moved(1)
+	if got := mark(t, src); g.on || got != 1 || g.need != 2*gatherAfter {
+		t.Errorf("after an answer SO_RCVLOWAT is %d, and the next look after %d bytes", got, g.need)
+	}
+}
+
 // The end of the stream is no pause.
 func TestGatherSeesTheEnd(t *testing.T) {
 	src, from := tcpPair(t)
@@ -83,17 +95,19 @@ func TestGatherSeesTheEnd(t *testing.T) {
 	}
 }
 
-// A source that is slow, that is beside others, or that has a mark of the user's gets none.
+// A source that is slow, beside others or answered, or that has a mark of the user's gets none.
 func TestGatherOnlyFastSources(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		mark   int
 		since  time.Duration // of the last look
 		others int32
+		back   uint64 // bytes the other way
 	}{
-		{"slow", 1, -time.Minute, 0},
-		{"beside others", 1, time.Hour, 1},
-		{"marked by the user", 7, time.Hour, 0},
+		{"slow", 1, -time.Minute, 0, 0},
+		{"beside others", 1, time.Hour, 1, 0},
+		{"answered", 1, time.Hour, 0, 1},
+		{"marked by the user", 7, time.Hour, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			src, _ := tcpPair(t)
@@ -102,9 +116,11 @@ func TestGatherOnlyFastSources(t *testing.T) {
 			}
 			busyPipes.Add(1 + c.others)
 			defer busyPipes.Add(-1 - c.others)
-			g := newGatherer(src)
+			var back atomic.Uint64
+			g := newGatherer(src, &back)
 			g.start()
 			g.since = time.Now().Add(c.since)
+			back.Add(c.back)
 			g.moved(gatherAfter)
 			if got := mark(t, src); g.on || got != c.mark {
 				t.Errorf("SO_RCVLOWAT is %d, want %d", got, c.mark)

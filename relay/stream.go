@@ -256,7 +256,7 @@ func (p *splicePipe) grow(size int) {
 func (m *mover) splice() (small bool, err error) {
 	defer m.dropPipe()
 	if m.gather == nil {
-		m.gather = newGatherer(m.src)
+		m.gather = newGatherer(m.src, m.d.back())
 	}
 	m.gather.start()
 	defer m.gather.stop()
@@ -299,6 +299,17 @@ func (m *mover) splice() (small bool, err error) {
 	return true, nil
 }
 
+// back returns the count of bytes of the other direction, nil if there is none.
+func (d *direction) back() *atomic.Uint64 {
+	switch {
+	case d != d.s.ltr && d.s.ltr != nil:
+		return &d.s.ltr.bytes
+	case d != d.s.rtl && d.s.rtl != nil:
+		return &d.s.rtl.bytes
+	}
+	return nil
+}
+
 // adjust suits the way to the transfer, of which n bytes have just come.
 func (m *mover) adjust(n int) {
 	if m.queue == otherQueue {
@@ -337,7 +348,7 @@ func (m *mover) spliceIn(fd uintptr) bool {
 	case m.err == nil && m.n == 0:
 		m.err = io.EOF
 	}
-	m.gather.came()
+	m.gather.came(m.n)
 	return true
 }
 
