@@ -11,7 +11,7 @@ import (
 // A program on this host that pours into a TCP connection without a pause wakes the relay 20 000 times a second, nearly for each segment, and waking costs more than moving what has come. So a source
 // that has been that fast for a while wakes us once a mebibyte waits (SO_RCVLOWAT), which then goes through a pipe that holds it (docs/performance.md). The end of the stream wakes us at
 // once all the same. What comes before a pause would not: then a timer takes the mark back, at which the kernel wakes us for whatever waits (Linux 4.17). So the last bytes before a pause may
-// come a millisecond or two late. In a conversation they do not: the mark is set only after gatherAfter without a pause and without a byte the other way, twice as many after each pause.
+// come a millisecond or two late. In a conversation they do not: the mark is set only after gatherAfter alone, without a pause and without a byte the other way, twice as many after each pause.
 const (
 	gatherSize  = 1 << 20          // bytes that are to wait, and the size of the pipe; the destination's queue is longQueue meanwhile
 	gatherAfter = 64 << 20         // bytes that come without a pause before the mark is set
@@ -74,6 +74,13 @@ func (g *gatherer) moved(n int) {
 	if g.never {
 		return
 	}
+	if busyPipes.Load() > 1 {
+		if g.on {
+			g.stop()
+		}
+		g.left = g.need // the next look counts the time with others too, and so finds it slow
+		return
+	}
 	if g.on && g.answered() {
 		g.paused()
 		return
@@ -82,7 +89,7 @@ func (g *gatherer) moved(n int) {
 		return
 	}
 	fast := time.Since(g.since).Seconds()*gatherRate < float64(g.need)
-	on := fast && busyPipes.Load() == 1 && !g.answered()
+	on := fast && !g.answered()
 	g.start()
 	if on != g.on {
 		g.on = on
