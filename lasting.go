@@ -37,14 +37,14 @@ type lasting struct {
 	swapped  bool // dev is the left address
 	again    bool // option reconnect
 	pause    addr.Backoff
-	streams  int // connections that the tunnel has at most
-	name     relay.Nonce
+	streams  int         // connections that the tunnel has at most
+	name     relay.Nonce // of the tunnel, if it has several and we connect
 	identity [16]byte
 	together *together // what is told of a tunnel of several connections
 
-	kept   *relay.Kept // the device
-	source addr.Source // that it is of; nil: it is not open
-	made   atomic.Int64
+	kept   *relay.Kept  // the device
+	source addr.Source  // that it is of; nil: it is not open
+	made   atomic.Int64 // how often it was made again
 	seats  *seats
 
 	mu      sync.Mutex
@@ -217,7 +217,7 @@ func (l *lasting) dial(ctx context.Context) error {
 	defer cancel(nil)
 	var running sync.WaitGroup
 	var mu sync.Mutex
-	var result error // of the connection that ends last
+	var result error // of the connection that ends last, or with reconnect of what ended them all
 	active := 0
 	stream := func(number int) {
 		mu.Lock()
@@ -231,7 +231,8 @@ func (l *lasting) dial(ctx context.Context) error {
 				l.lost(number, active, err)
 				return
 			}
-			if result = err; err != nil {
+			if err != nil { // the others end now, without one
+				result = err
 				cancel(err)
 			}
 		})
@@ -340,7 +341,7 @@ func (l *lasting) connect(ctx context.Context, number int) (*relay.Endpoint, add
 func (l *lasting) complain(err error) {
 	text := "the connection has ended"
 	if err != nil {
-		text = err.Error()
+		text = relay.ErrorText(err)
 	}
 	l.mu.Lock()
 	before := l.said

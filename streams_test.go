@@ -2,10 +2,14 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A tunnel of several connections (option streams).
@@ -134,5 +138,25 @@ func TestStreamsAtOneEnd(t *testing.T) {
 				t.Errorf("did not end in order\n%s", p.say())
 			}
 		})
+	}
+}
+
+// A device that can't be made again ends the program with its error, though other connections end in order after it.
+func TestStreamsDeviceLost(t *testing.T) {
+	l := newLab(t)
+	clone := filepath.Join(l.dir, "clone")
+	if err := unix.Mknod(clone, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 200))); err != nil {
+		t.Fatal(err)
+	}
+	a := l.start(on(l.a, "tunsplice", "-d", "-d", "TCP-LISTEN:40839,reuseaddr,reconnect,streams=4", "TUN:172.0.0.1/24,up,iff-no-pi")...)
+	b := l.start(on(l.b, "tunsplice", "-d", "-d", "TCP:10.74.68.1:40839,reconnect,streams=4", "TUN:172.0.0.2/24,up,iff-no-pi,tun-name=ts0,tun-device="+clone)...)
+	say := func() string { return "a:\n" + a.output() + "\nb:\n" + b.output() }
+	eventually(t, "four connections", func() bool { return strings.Count(b.output(), "is up") == 4 }, say)
+	if err := os.Remove(clone); err != nil {
+		t.Fatal(err)
+	}
+	l.run("ip", "-n", l.b, "link", "del", "ts0")
+	if status := b.ended(); status != 1 || !strings.Contains(b.output(), ": open "+clone) {
+		t.Errorf("exit status %d\n%s", status, say())
 	}
 }
