@@ -41,9 +41,12 @@ func (p *invocation) bind(args []string) (left, right *addr.Address, err error) 
 	if left.Forks() && right.Forks() {
 		return nil, nil, hinted{errors.Errorf("%q and %q: only one of the addresses can have option fork", left.Text, right.Text), "each peer of the one is joined to the other, opened anew for it"}
 	}
+	if err := checkLasting(left, right); err != nil {
+		return nil, nil, err
+	}
 	p.warnLonelyHub(left, right)
 	p.warnLonelyHub(right, left)
-	return left, right, checkLasting(left, right)
+	return left, right, nil
 }
 
 // warnLonelyHub says that a hub has one peer at a time unless the address on the other side serves many.

@@ -272,11 +272,7 @@ func TestInterfaceCountsWhatItLoses(t *testing.T) {
 	l := newLab(t)
 	in := l.wire(l.a, "in", tundev.TAP, 0)
 	p := l.start(on(l.a, "tunsplice", "TCP-LISTEN:4200,reuseaddr,framing=link", "INTERFACE:in,rcvbuf=4096")...)
-	var c net.Conn
-	eventually(t, "the program listens", func() bool {
-		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", "10.74.68.1:4200"); return err }) == nil
-	}, p.output)
-	defer c.Close() // it says nothing, so packets wait
+	l.dial("10.74.68.1:4200", p) // it says nothing, so packets wait
 	frame := make([]byte, tundev.VNetHdrLen+1000)
 	copy(frame[tundev.VNetHdrLen:], "\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x88\xb6")
 	drops := regexp.MustCompile(`skmem:\(.*,d[1-9][0-9]*\)`)
@@ -310,12 +306,7 @@ func interfaceKeepsTo(t *testing.T, caps relay.Caps) {
 	l := newLab(t)
 	in := l.wire(l.a, "in", tundev.TAP, allOffloads)
 	p := l.start(on(l.a, "tunsplice", "-d", "-d", "TCP-LISTEN:4200,reuseaddr,framing=link", "INTERFACE:in")...)
-	var c net.Conn
-	eventually(t, "the program listens", func() bool {
-		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", "10.74.68.1:4200"); return err }) == nil
-	}, p.output)
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c := l.dial("10.74.68.1:4200", p)
 	heard := shakeHands(t, c, relay.Hello{Kind: relay.DeviceTAP, MTU: 1500, Caps: caps, Software: "a test"}, p.output)
 	next := func() (relay.FrameType, []byte) {
 		for buf := make([]byte, 1<<16); ; {

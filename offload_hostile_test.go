@@ -14,6 +14,17 @@ import (
 	"tunsplice/tundev"
 )
 
+// dial connects from host b to a program on host a, once it listens. The connection lasts for 20 s, or the test.
+func (l *lab) dial(to string, p *background) (c net.Conn) {
+	l.t.Helper()
+	eventually(l.t, "the program listens", func() bool {
+		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", to); return err }) == nil
+	}, p.output)
+	l.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
+}
+
 // shakeHands does a peer's part of the hellos, with one that says the given. It returns what was read behind the last of them: frames.
 func shakeHands(t *testing.T, c net.Conn, hello relay.Hello, say func() string) []byte {
 	t.Helper()
@@ -72,12 +83,7 @@ func hostileVNetHeaders(t *testing.T, pi []byte, device string) {
 		go io.Copy(io.Discard, wire) // a packet counts when it is read; ends with the device
 	}
 	p := l.start(on(l.a, "tunsplice", "-d", "-d", "--statistics", "TCP-LISTEN:4200,reuseaddr,framing=link", device)...)
-	var c net.Conn
-	eventually(t, "the program listens", func() bool {
-		return tundev.InNetNS(l.b, func() (err error) { c, err = net.Dial("tcp", "10.74.68.1:4200"); return err }) == nil
-	}, p.output)
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c := l.dial("10.74.68.1:4200", p)
 
 	shakeHands(t, c, relay.Hello{Kind: relay.DeviceTUN, PI: pi != nil, MTU: 1500, Caps: relay.CapVNet | relay.CapTSO4, Software: "a liar"}, p.output)
 	go io.Copy(io.Discard, c) // ends with the connection

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"tunsplice/tundev"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +45,61 @@ func (p *pair) cut(port string) {
 	eventually(p.t, "the connection "+local+" to go", func() bool { return !strings.Contains(strings.Join(established(), " "), local) }, p.say)
 }
 
+// inOrder sends numbered datagrams in several flows from host b to host a, and looks whether those of each come in their order.
+func (p *pair) inOrder() {
+	p.t.Helper()
+	var sink net.PacketConn
+	if err := tundev.InNetNS(p.a, func() (err error) { sink, err = net.ListenPacket("udp4", "172.0.0.1:5002"); return err }); err != nil {
+		p.t.Fatal(err)
+	}
+	defer sink.Close()
+	const flows, each = 8, 2000
+	var conns [flows]net.Conn
+	for i := range conns {
+		if err := tundev.InNetNS(p.b, func() (err error) { conns[i], err = net.Dial("udp4", "172.0.0.1:5002"); return err }); err != nil {
+			p.t.Fatal(err)
+		}
+		defer conns[i].Close()
+	}
+	over, sent := make(chan struct{}), make(chan struct{})
+	defer func() { close(over); <-sent }()
+	go func() {
+		defer close(sent)
+		for n := range each {
+			for _, c := range conns {
+				c.Write(binary.BigEndian.AppendUint32(nil, uint32(n)))
+			}
+		}
+		for { // where a queue was full the last one is lost
+			for _, c := range conns {
+				c.Write(binary.BigEndian.AppendUint32(nil, each))
+			}
+			select {
+			case <-over:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	last := map[string]uint32{}
+	sink.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for ended := map[string]bool{}; len(ended) < flows; {
+		buf := make([]byte, 16)
+		n, from, err := sink.ReadFrom(buf)
+		if err != nil || n != 4 {
+			p.t.Fatalf("%d bytes, %v\n%s", n, err, p.say())
+		}
+		number := binary.BigEndian.Uint32(buf)
+		if number < last[from.String()] {
+			p.t.Fatalf("datagram %d of a flow came after %d\n%s", number, last[from.String()], p.say())
+		}
+		last[from.String()] = number
+		if number == each {
+			ended[from.String()] = true
+		}
+	}
+}
+
 func TestStreams(t *testing.T) {
 	for _, c := range []struct{ name, kind, a, b string }{
 		{"tun", "tun", "TCP-LISTEN:40839,reuseaddr,streams=3", "TCP:10.74.68.1:40839,retry=100,interval=0.05,streams=2"},
@@ -54,6 +114,7 @@ func TestStreams(t *testing.T) {
 				p.transfer(1<<16, p.say)
 			}
 			p.transfer(20<<20, p.say)
+			p.inOrder()
 			if p.endB.stop(syscall.SIGTERM) != 143 || p.endA.ended() != 0 {
 				t.Errorf("did not end in order\n%s", p.say())
 			}

@@ -3,7 +3,6 @@ package relay
 import (
 	"crypto/rand"
 	"io"
-	"os"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -138,18 +137,11 @@ func TestGatherOnlyFastSources(t *testing.T) {
 // dropPipes waits at the end of the test until the pipes that it has left in the pool are closed: other tests count descriptors.
 func dropPipes(t *testing.T) {
 	t.Helper()
-	count := func() int {
-		fds, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(fds)
-	}
-	before := count()
+	before := descriptors(t)
 	t.Cleanup(func() {
-		for end := time.Now().Add(10 * time.Second); count() > before; runtime.GC() {
+		for end := time.Now().Add(10 * time.Second); descriptors(t) > before; runtime.GC() {
 			if time.Now().After(end) {
-				t.Fatalf("%d descriptors before, %d after", before, count())
+				t.Fatalf("%d descriptors before, %d after", before, descriptors(t))
 			}
 		}
 	})

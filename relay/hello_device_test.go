@@ -51,19 +51,22 @@ func sameDescriptors(t *testing.T) {
 	}
 	r.Close()
 	w.Close()
-	count := func() int {
-		fds, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(fds)
-	}
-	before := count()
+	before := descriptors(t)
 	t.Cleanup(func() {
-		if after := count(); after != before {
+		if after := descriptors(t); after != before {
 			t.Errorf("%d descriptors before, %d after", before, after)
 		}
 	})
+}
+
+// descriptors counts those that are open.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
 }
 
 // openDevice makes a device that is up and, if cidr is not empty, has an address.

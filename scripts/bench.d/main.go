@@ -217,8 +217,9 @@ func (b *bench) installed() []*program {
 	ps := []*program{speaker(ours, tunnelTCP, b.work+"/tunsplice")}
 	plain := func(t tunnelCase) bool { return t.secret == "" && t.framing == "" }
 	if path, err := exec.LookPath("socat"); err == nil {
-		socat := speaker("socat", tunnelUDP, path)                                       // TUN over TCP kills socat: there are no borders between packets
-		socat.carries = func(t tunnelCase) bool { return plain(t) && !t.udp && !t.edge } // tunnel-l3 is over UDP already
+		socat := speaker("socat", tunnelUDP, path) // TUN over TCP kills socat: there are no borders between packets
+		// tunnel-l3 is over UDP already, and of the others it has nothing of its own to show.
+		socat.carries = func(t tunnelCase) bool { return plain(t) && !t.udp && !t.edge && t.streams == 0 }
 		large := speaker("socat -b 262144", nil, path, "-b", "262144")
 		large.variant = true
 		ps = append(ps, socat, large)
