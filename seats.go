@@ -35,7 +35,8 @@ type sitting struct {
 	over    chan struct{} // closed when the session has ended
 }
 
-// mostWaiting bounds the connections that may be open without their peer being known.
+// mostWaiting bounds the connections that may be open without their peer being known, where there is one seat. The connections of one tunnel may all come at once, so each further
+// seat allows one more.
 const mostWaiting = 32
 
 // busyWait is how long a newcomer that can't be told apart from others waits for the session before it to end.
@@ -52,7 +53,7 @@ func (t *seats) arrive(me *sitting, s *relay.Session) {
 	me.session = s
 	t.wait = append(t.wait, me)
 	var oldest *sitting
-	if len(t.wait) > mostWaiting {
+	if len(t.wait) > mostWaiting+len(t.at)-1 {
 		oldest = t.wait[0]
 		t.wait = t.wait[1:]
 	}

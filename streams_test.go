@@ -101,15 +101,19 @@ func (p *pair) inOrder() {
 }
 
 func TestStreams(t *testing.T) {
-	for _, c := range []struct{ name, kind, a, b string }{
-		{"tun", "tun", "TCP-LISTEN:40839,reuseaddr,streams=3", "TCP:10.74.68.1:40839,retry=100,interval=0.05,streams=2"},
-		{"tap with a key", "tap", "TCP-LISTEN:40839,reuseaddr,psk-env=KEY,streams=2", "TCP:10.74.68.1:40839,retry=100,interval=0.05,psk-env=KEY,streams=4"},
-		{"unix", "tun", "UNIX-LISTEN:s,streams=2", "UNIX-CONNECT:s,retry=100,interval=0.05,streams=2"},
+	for _, c := range []struct {
+		name, kind, a, b string
+		queues           int
+	}{
+		{"tun", "tun", "TCP-LISTEN:40839,reuseaddr,streams=3", "TCP:10.74.68.1:40839,retry=100,interval=0.05,streams=2", 2},
+		{"as many as can be", "tun", "TCP-LISTEN:40839,reuseaddr,streams=64", "TCP:10.74.68.1:40839,retry=100,interval=0.05,streams=64", 64},
+		{"tap with a key", "tap", "TCP-LISTEN:40839,reuseaddr,psk-env=KEY,streams=2", "TCP:10.74.68.1:40839,retry=100,interval=0.05,psk-env=KEY,streams=4", 2},
+		{"unix", "tun", "UNIX-LISTEN:s,streams=2", "UNIX-CONNECT:s,retry=100,interval=0.05,streams=2", 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv("KEY", strings.Repeat("c0ffee99", 8))
 			p := startPair(newLab(t), c.kind, c.a, c.b)
-			p.queues(2)
+			p.queues(c.queues)
 			for range 20 { // each is a flow; that all of them go one way does not happen
 				p.transfer(1<<16, p.say)
 			}
